@@ -1,0 +1,53 @@
+# `make` prints this help. Every target makes what it needs; nothing is asked.
+PYTHON ?= python3
+VENV := $(CURDIR)/.venv
+BIN := $(VENV)/bin
+export PATH := $(BIN):$(PATH)
+export MLFLOW_DISABLE_TELEMETRY := true
+PORT ?= 5000
+
+.PHONY: help install repro test lint format ui tensorboard lock clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
+
+install: $(VENV)/.installed  ## make .venv with the pinned requirements
+$(VENV)/.installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V). Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+repro: install  ## fetch, split, train, evaluate: whatever is out of date
+	dvc repro
+
+test: install  ## all tests
+	python -m pytest -n 2 --dist loadgroup
+
+lint: install  ## ruff and mypy
+	ruff check .
+	ruff format --check .
+	mypy
+
+format: install  ## let ruff put the code in order
+	ruff check --fix .
+	ruff format .
+
+ui: install  ## the MLflow UI, on this machine alone
+	@python -m bestepoch.ui port=$(PORT)
+
+tensorboard: install  ## TensorBoard, on this machine alone
+	tensorboard --logdir runs --host 127.0.0.1
+
+lock:  ## requirements.txt anew, from the ranges in pyproject.toml
+	rm -rf .venv.lock && $(PYTHON) -m venv .venv.lock
+	.venv.lock/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 --editable '.[dev]'
+	{ sed '/^[^#]/,$$d' requirements.txt; \
+	  .venv.lock/bin/python -m pip freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+.*/\1/'; } > requirements.txt.new
+	mv requirements.txt.new requirements.txt && rm -rf .venv.lock
+
+clean:  ## remove .venv and caches; data, results and runs stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
