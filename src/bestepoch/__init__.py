@@ -1,0 +1,1 @@
+"""Which epoch of which configuration is best, and can that be trusted?"""

