@@ -1,0 +1,45 @@
+"""Where the arithmetic happens, set up so that the same seed gives the same bits."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import TYPE_CHECKING
+
+from bestepoch.project import UsageError
+from bestepoch.schema import Device
+
+if TYPE_CHECKING:
+    import torch
+
+
+def choose_device(settings: Device) -> torch.device:
+    """The device that ``device.name`` means here, ready for repeatable results.
+
+    Raises:
+        UsageError: it is not there.
+    """
+    import torch
+
+    _own_threads()
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    name: str = settings.name
+    if name == "auto":
+        name = next(kind for kind, present in there.items() if present)
+    if not there[name]:
+        raise UsageError(
+            f"device.name = {name} is not on this machine; there are: {', '.join(k for k in there if there[k])}"
+        )
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with this
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # costs time
+    torch.set_num_threads(settings.threads or _own_threads())
+    return torch.device(name)
+
+
+@functools.cache
+def _own_threads() -> int:
+    """PyTorch's own choice, as it was before the first job of this process."""
+    import torch
+
+    return torch.get_num_threads()

@@ -1,0 +1,179 @@
+"""Stage 4: choose the best epoch on validation, and test that one, once."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bestepoch import prepare, project, selection
+from bestepoch.app import launch
+from bestepoch.data import Summary, load
+from bestepoch.journal import read, write_table
+from bestepoch.project import UsageError
+from bestepoch.run import Run
+from bestepoch.schema import Settings
+
+if TYPE_CHECKING:
+    from bestepoch.model import Network
+
+log = logging.getLogger("bestepoch")
+PIPELINE_RUN = "results/train"
+
+
+def main(settings: Settings) -> None:
+    """The run that `dvc repro` trained, to ``results/evaluate``; another run, to ``evaluate`` in its own folder."""
+    source = find_run(settings.run or PIPELINE_RUN)
+    pipeline = source == project.root() / PIPELINE_RUN
+    out = project.root() / "results/evaluate" if pipeline else source / "evaluate"
+    evaluate(settings, source, out, pipeline)
+
+
+def find_run(name: str) -> Path:
+    """A run's folder, named from here or from the project's root.
+
+    Raises:
+        UsageError: there is none; the message lists those there are.
+    """
+    for base in (Path.cwd(), project.root(), project.home()):
+        folder = (base / name).resolve()
+        if (folder / "run.json").is_file():
+            return folder
+    there = sorted(project.relative(path.parent) for path in (project.home() / "runs").glob("*/run.json"))
+    if name == PIPELINE_RUN:
+        raise UsageError(
+            f"{name} holds no run yet. Make it with: dvc repro" + (f", or: run={there[-1]}" if there else "")
+        )
+    raise UsageError(f"run = {name} is not a run's folder. There are: {', '.join(there) or 'none'}")
+
+
+def evaluate(settings: Settings, source: Path, out: Path, pipeline: bool) -> dict[str, float]:
+    """Choose by ``selection``, test, write, and tell the trackers.
+
+    Args:
+        source: holds run.json, epochs.csv, iterations.csv and checkpoints/.
+        pipeline: whether this is the stage of `dvc repro`, with its split in data/split.
+
+    Returns:
+        what ``metrics.json`` holds.
+    """
+    from bestepoch import loop, report
+
+    run = Run.read(source)
+    epochs = read(source / "epochs.csv")
+    best = selection.best_epoch(epochs, settings.selection.metric, settings.selection.mode)
+    network = chosen_network(run, source, int(best["epoch"]))
+    split = _split(run, settings, pipeline)
+    images, labels = load(split.folder, "test")
+    logits = loop.predict(network, images)
+    test_loss, test_accuracy = loop.score(logits, labels)
+    metrics: dict[str, float] = {
+        "best_epoch": int(best["epoch"]),
+        "last_epoch": int(epochs[-1]["epoch"]),
+        "val_loss": best["val/loss"],
+        "val_accuracy": best["val/accuracy"],
+        "test_loss": test_loss,
+        "test_accuracy": test_accuracy,
+    }
+
+    out.mkdir(parents=True, exist_ok=True)
+    predicted = logits.argmax(1).tolist()
+    actual = labels.tolist()
+    write_table(
+        out / "predictions.csv",
+        ["index", "actual", "predicted"],
+        [[i, a, p] for i, (a, p) in enumerate(zip(actual, predicted, strict=True))],
+    )
+    _save_model(out / "model.pt", run, network, metrics)
+    report.write(
+        out, run, read(source / "iterations.csv"), epochs, best, metrics, settings.selection, actual, predicted
+    )
+    project.write_json(out / "metrics.json", metrics)
+    _tell(settings, run, source, out, network, images[:2].float().numpy(), metrics)
+
+    log.info("best     epoch %d of %d, by %s", metrics["best_epoch"], metrics["last_epoch"], settings.selection.metric)
+    log.info("val      loss %.4f  accuracy %.2f%%", metrics["val_loss"], 100 * metrics["val_accuracy"])
+    log.info("test     loss %.4f  accuracy %.2f%%", test_loss, 100 * test_accuracy)
+    if split.offline_sample:
+        log.warning("WARNING  this is %s, which stands in for %s", split.name, split.requested)
+    log.info("report   %s", project.relative(out / "report.html"))
+    log.info("compare  make ui")
+    return metrics
+
+
+def chosen_network(run: Run, source: Path, epoch: int) -> Network:
+    """The network of a run with the weights that it had after ``epoch``, on the CPU, in evaluation mode."""
+    from pydantic import TypeAdapter
+
+    from bestepoch import checkpoint, model, schema
+
+    menu: Any = TypeAdapter(schema.Model).validate_python(run.info["config"]["model"])
+    data = run.info["data"]
+    height, width = data["shape"]
+    network = model.build(menu, (height, width), data["classes"], data["pixel_mean"], data["pixel_std"])
+    network.load_state_dict(checkpoint.load(checkpoint.weights_path(source, epoch))["network"])
+    return network.eval()
+
+
+def _split(run: Run, settings: Settings, pipeline: bool) -> Summary:
+    """The split that the run was trained on, or none: another one would mix training and test images."""
+    data = run.info["data"]
+    if pipeline:
+        split = prepare.pipeline_split()
+        if split.checksum == data["checksum"]:
+            return split
+        raise UsageError("data/split is not what results/train was trained on. Bring both up to date: dvc repro")
+    for folder in (project.root() / data["folder"], project.home() / data["folder"]):
+        if (folder / "summary.json").is_file() and (split := Summary.read(folder)).checksum == data["checksum"]:
+            return split
+    wanted = data["request"]
+    again = settings.model_copy(update={"split": settings.split.model_copy(update=wanted["split"])})
+    if settings.data.name != wanted["data"]:
+        raise UsageError(f"The data of this run is not at hand. Add data={wanted['data']} to the command")
+    split = prepare.split_for(again)
+    if split.checksum != data["checksum"]:
+        raise UsageError(f"{wanted['data']} has changed since this run was trained; train it again")
+    return split
+
+
+def _save_model(path: Path, run: Run, network: Network, metrics: dict[str, float]) -> None:
+    from bestepoch import checkpoint
+
+    data = run.info["data"]
+    state = {
+        "network": network.state_dict(),
+        "model": run.info["config"]["model"],
+        **{key: data[key] for key in ("shape", "classes", "pixel_mean", "pixel_std")},
+        "run": run.name,
+        "epoch": metrics["best_epoch"],
+    }
+    checkpoint.save(path, state)
+
+
+def _tell(
+    settings: Settings, run: Run, source: Path, out: Path, network: Network, example: Any, metrics: dict[str, float]
+) -> None:
+    """The results to the trackers that the settings name; a tracker that is down does not cost the results."""
+    from bestepoch import tracking
+
+    told: dict[str, float] = {
+        "best/epoch": metrics["best_epoch"],
+        "best/val_loss": metrics["val_loss"],
+        "best/val_accuracy": metrics["val_accuracy"],
+        "test/loss": metrics["test_loss"],
+        "test/accuracy": metrics["test_accuracy"],
+    }
+    live = project.home() / "runs" / run.name
+    if settings.tracking.tensorboard and live.is_dir():
+        tracking.show_evaluation(live, told)
+    if settings.tracking.mlflow:
+        model = tracking.LoggedModel(network, example)
+        try:
+            tracking.record_evaluation(run, settings.tracking.experiment, source, told, model, out)
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            log.warning("warning: MLflow does not take the evaluation (%s). Run this again when it does.", reason)
+
+
+if __name__ == "__main__":
+    launch(main)

@@ -1,0 +1,113 @@
+"""One epoch of training and one pass of evaluation. Knows neither Hydra nor a tracker."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from bestepoch.data import Augment
+from bestepoch.schema import Adam, AdamW, RmsProp, Sgd
+
+After = Callable[[int, "float | Tensor", float], None]
+
+
+class NonFiniteLoss(Exception):
+    """The loss became NaN or infinite; the update it belongs to was not made."""
+
+    def __init__(self, iteration: int, lr: float, loss: float) -> None:
+        super().__init__(
+            f"The loss is {loss} at iteration {iteration:,} (learning rate {lr:.3g}); training stopped before that "
+            f"update. Try a tenth of the rate: optimizer.lr={lr / 10:.3g}"
+        )
+
+
+def optimizer(menu: Sgd | Adam | AdamW | RmsProp, network: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer that ``conf/optimizer/`` names. Weight decay acts on weights, not on biases and normalisation."""
+    weights = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": weights, "weight_decay": menu.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    match menu:
+        case Sgd():
+            return torch.optim.SGD(groups, lr=menu.lr, momentum=menu.momentum, nesterov=menu.nesterov)
+        case Adam():
+            return torch.optim.Adam(groups, lr=menu.lr, betas=(menu.betas[0], menu.betas[1]))
+        case AdamW():
+            return torch.optim.AdamW(groups, lr=menu.lr, betas=(menu.betas[0], menu.betas[1]))
+        case RmsProp():
+            return torch.optim.RMSprop(groups, lr=menu.lr, alpha=menu.alpha, momentum=menu.momentum)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What an update minimises: cross-entropy with label smoothing, plus ``l1`` times the sum of |weight|."""
+
+    label_smoothing: float
+    l1: float
+    weights: tuple[Tensor, ...]
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(n, classes) and (n,) to a scalar, in nats an image."""
+        loss = cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        if self.l1:
+            loss = loss + self.l1 * sum(w.abs().sum() for w in self.weights)
+        return loss
+
+
+def train_epoch(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    batches: Iterable[Tensor],
+    augment: Augment,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    rate: Callable[[int], float],
+    first: int,
+    after: After,
+) -> None:
+    """Update once for each batch.
+
+    Args:
+        images, labels: the whole training set, on the device.
+        batches: which of them to take, an index tensor for each update.
+        rate: the learning rate of an update, by its number.
+        first: the number of the first update.
+        after: called with (iteration, loss, learning rate) after each update; on a GPU the loss is a tensor that
+            stays there, so that the device is not waited for.
+
+    Raises:
+        NonFiniteLoss: before the update that would spoil the weights (where the loss is on the CPU).
+    """
+    network.train()
+    for iteration, index in enumerate(batches, first):
+        lr = rate(iteration)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        loss = objective(network(augment(images[index], index)), labels[index])
+        value: float | Tensor = loss.item() if loss.device.type == "cpu" else loss.detach()
+        if isinstance(value, float) and not math.isfinite(value):
+            raise NonFiniteLoss(iteration, lr, value)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        after(iteration, value, lr)
+
+
+@torch.inference_mode()
+def predict(network: nn.Module, images: Tensor, batch_size: int = 1000) -> Tensor:
+    """Logits (n, classes), in evaluation mode, on the device of the network."""
+    network.eval()
+    device = next(network.parameters()).device
+    return torch.cat([network(part.to(device)) for part in torch.split(images, batch_size)])
+
+
+def score(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Mean cross-entropy, in nats and without label smoothing so that runs can be compared, and accuracy, 0 to 1."""
+    labels = labels.to(logits.device)
+    loss = cross_entropy(logits.double(), labels).item()
+    return loss, (logits.argmax(1) == labels).double().mean().item()

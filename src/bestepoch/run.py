@@ -1,0 +1,194 @@
+"""A run's folder and its identity: which earlier run the same command goes on with, and what is written about it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import platform
+import re
+import shlex
+import shutil
+import socket
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from bestepoch import project
+from bestepoch.config import MENUS
+from bestepoch.data import Summary
+from bestepoch.schema import Settings
+
+log = logging.getLogger("bestepoch")
+
+# The modules whose code decides the numbers that a training gives.
+TRAINING_CODE = ("data", "loop", "model", "schedule", "schema", "selection", "train")
+
+
+@dataclass
+class Run:
+    """One training, live in ``runs/<name>/``; `info` is what ``run.json`` holds."""
+
+    folder: Path
+    info: dict[str, Any]
+    resumed: bool = False
+    _lock: FileLock | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Readable, and the same in MLflow and TensorBoard."""
+        return str(self.info["name"])
+
+    @property
+    def status(self) -> str:
+        """running, finished, killed or failed."""
+        return str(self.info["status"])
+
+    def update(self, **values: Any) -> None:
+        """Change `info` and put it on the disk."""
+        self.info.update(values)
+        project.write_json(self.folder / "run.json", self.info)
+
+    def close(self) -> None:
+        """Let other processes take the run up."""
+        if self._lock is not None:
+            self._lock.release()
+
+    @classmethod
+    def read(cls, folder: Path) -> Run:
+        """A run for looking at. Raises UsageError where there is none."""
+        return cls(folder, project.read_json(folder / "run.json", "python -m bestepoch.train"))
+
+    @classmethod
+    def open(
+        cls, settings: Settings, data: Summary, device: str, overrides: list[str], folder: Path | None = None
+    ) -> Run:
+        """The unfinished run of the same configuration, data and code, else a new one.
+
+        Args:
+            folder: a sweep's place for this job, where a finished run of the same identity is taken as it is; else
+                any folder in ``runs/`` will do and a finished run is left alone.
+        """
+        code = project.code_hashes(TRAINING_CODE)
+        config = settings.training()
+        fingerprint = project.digest(config, data.checksum, code)
+        base = project.home() / "runs"
+        base.mkdir(exist_ok=True)
+        places = [folder] if folder is not None else sorted(p.parent for p in base.glob("*/run.json"))
+        for place in places:
+            run = cls._take(place, fingerprint, finished=folder is not None)
+            if run is not None:
+                return run
+        name = _name(settings, data, overrides) if folder is None else folder.name
+        place, lock = _claim(base if folder is None else folder.parent, name)
+        run = cls(place, {}, _lock=lock)
+        run.update(
+            name=place.name,
+            key=uuid.uuid4().hex,
+            fingerprint=fingerprint,
+            status="running",
+            command="dvc repro" if settings.publish else shlex.join(["python", "-m", "bestepoch.train", *overrides]),
+            config=config,
+            code=code,
+            data={
+                "name": data.name,
+                "requested": data.requested,
+                "checksum": data.checksum,
+                "sizes": data.values["sizes"],
+                "shape": list(data.shape),
+                "classes": data.classes,
+                "pixel_mean": data.values["pixel_mean"],
+                "pixel_std": data.values["pixel_std"],
+                "folder": project.relative(data.folder),
+                "request": data.values["request"],
+            },
+            git=project.git_state(),
+            environment={**_environment(), "device": device},
+            started=time.time(),
+        )
+        return run
+
+    @classmethod
+    def _take(cls, place: Path, fingerprint: str, finished: bool) -> Run | None:
+        if not (place / "run.json").is_file():
+            return None
+        run = cls.read(place)
+        if run.info.get("fingerprint") != fingerprint or (run.status == "finished" and not finished):
+            return None
+        lock = FileLock(place / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return None  # another process is training it now
+        run = cls.read(place)
+        run._lock, run.resumed = lock, True
+        return run
+
+
+def _claim(base: Path, name: str) -> tuple[Path, FileLock]:
+    """A new folder of our own, ``name`` or ``name-2``, ``name-3`` ..., and its lock."""
+    number = 1
+    while True:
+        place = base / (name if number == 1 else f"{name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            place.mkdir(parents=True, exist_ok=False)
+            lock = FileLock(place / ".lock")
+            lock.acquire()
+            return place, lock
+        number += 1
+
+
+def _name(settings: Settings, data: Summary, overrides: list[str]) -> str:
+    return slug([data.name, settings.model.name, settings.optimizer.name, f"s{settings.seed}", *told(overrides)])
+
+
+def told(overrides: list[str]) -> list[str]:
+    """The overrides that a name has not said yet, short: ``optimizer.lr=0.01`` is ``lr0.01``."""
+    parts = []
+    for line in overrides:
+        key, _, value = line.lstrip("+~").partition("=")
+        if key not in ("data", "model", "optimizer", "seed", "publish") and value != "null" and "$" not in value:
+            parts.append(value if key in MENUS else key.rsplit(".", 1)[-1] + value)
+    return parts
+
+
+def slug(parts: list[str]) -> str:
+    """A folder's name, at most 100 characters, of letters, digits, ``.``, ``_`` and ``-`` alone.
+
+    So it needs no quotes in a shell, nor in Hydra, where ``,`` and ``=`` have meanings: ``run=runs/<name>``.
+    """
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts))[:100].strip("._-")
+
+
+def _environment() -> dict[str, Any]:
+    """What bit-identity depends on besides the configuration: promised for equal values of these, no further."""
+    import torch
+
+    return {
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "processor": platform.processor() or platform.machine(),
+    }
+
+
+def publish(run: Run, out: Path) -> None:
+    """Copy what ``dvc.yaml`` declares into ``out``, as a whole: beside, then renamed."""
+    beside = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    # copies, not links: DVC makes its cache read-only, and a run may be continued
+    for name in ("iterations.csv", "epochs.csv", "run.json"):
+        shutil.copyfile(run.folder / name, beside / name)
+    shutil.copytree(run.folder / "checkpoints", beside / "checkpoints")
+    out.mkdir(parents=True, exist_ok=True)
+    for name in sorted(path.name for path in beside.iterdir()):
+        target = out / name
+        shutil.rmtree(target, ignore_errors=True) if target.is_dir() else target.unlink(missing_ok=True)
+        (beside / name).rename(target)
+    shutil.rmtree(beside)

@@ -1,0 +1,125 @@
+"""A multirun: one parent run, one child a job, and a table of all of them at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shutil
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bestepoch import project
+from bestepoch.journal import write_table
+from bestepoch.project import UsageError
+from bestepoch.run import Run, slug, told
+from bestepoch.schema import Settings
+
+log = logging.getLogger("bestepoch")
+COLUMNS = ["overrides", "status", "best_epoch", "metric", "seconds", "run", "error"]
+
+
+@dataclass
+class Sweep:
+    """``folder`` is ``runs/sweeps/<name>``; the same overrides lead to the same folder, where finished jobs stay."""
+
+    folder: Path
+    overrides: list[str]
+    metric: str
+    mode: str
+    parent: str | None
+
+    @classmethod
+    def start(cls, overrides: list[str], first: Settings) -> Sweep:
+        """Make the folder and the parent run, before any job starts."""
+        name = slug([*told(overrides)])[:60].rstrip("-_.") + "-" + project.digest(overrides)[:6]
+        folder = project.home() / "runs" / "sweeps" / name.lstrip("-")
+        shutil.rmtree(folder / ".jobs", ignore_errors=True)
+        (folder / ".jobs").mkdir(parents=True)
+        choice = first.selection
+        parent = None
+        if first.tracking.mlflow:
+            from bestepoch.tracking import begin_sweep
+
+            parent = begin_sweep(first.tracking.experiment, folder, overrides)
+        log.info("sweep    %s", project.relative(folder))
+        return cls(folder, overrides, choice.metric, choice.mode, parent)
+
+    @contextlib.contextmanager
+    def job(self) -> Iterator[Path]:
+        """Around one job: yields the folder for its run, and notes how it ended."""
+        overrides = _job_overrides()
+        name = _job_name(overrides)
+        note: dict[str, Any] = {"overrides": " ".join(overrides), "status": "failed"}
+        path = self.folder / ".jobs" / f"{name}.json"
+        log.info("job      %s", note["overrides"])
+        try:
+            yield self.folder / name
+            note = {**note, **project.read_json(path, "the job itself"), "status": "finished"}
+        except SystemExit:
+            note["status"] = "killed"
+            raise
+        except BaseException as error:
+            note["error"] = str(error).splitlines()[0] if str(error) else type(error).__name__
+            (self.folder / name).mkdir(exist_ok=True)
+            (self.folder / name / "error.log").write_text(traceback.format_exc())
+            raise
+        finally:
+            project.write_json(path, note)
+
+    def result(self, run: Run, metric: float) -> None:
+        """What the table will say of a job that trained to its end."""
+        from bestepoch.journal import read
+        from bestepoch.selection import best_epoch
+
+        epochs = read(run.folder / "epochs.csv")
+        project.write_json(
+            self.folder / ".jobs" / f"{_job_name(_job_overrides())}.json",
+            {
+                "best_epoch": int(best_epoch(epochs, self.metric, self.mode)["epoch"]),
+                "metric": metric,
+                "seconds": round(sum(row["seconds"] for row in epochs), 1),
+                "run": project.relative(run.folder),
+            },
+        )
+
+    def finish(self) -> None:
+        """The table of all jobs, best first, on the terminal, in ``jobs.csv`` and in the parent run."""
+        notes = [json.loads(path.read_text()) for path in sorted((self.folder / ".jobs").glob("*.json"))]
+        sign = 1 if self.mode == "min" else -1
+        notes.sort(key=lambda n: (n["status"] != "finished", sign * n.get("metric", 0.0)))
+        columns = [self.metric if c == "metric" else c for c in COLUMNS]
+        write_table(self.folder / "jobs.csv", columns, [[note.get(c, "") for c in COLUMNS] for note in notes])
+        for note in notes:
+            result = (
+                f"best epoch {note['best_epoch']}  {self.metric} {note['metric']:.5g}  {note['seconds']} s"
+                if note["status"] == "finished"
+                else f"{note['status']}: {note.get('error', '')}"
+            )
+            log.info("%-60s %s", note["overrides"], result)
+        log.info("table    %s", project.relative(self.folder / "jobs.csv"))
+        if self.parent is not None:
+            from bestepoch.tracking import end_sweep
+
+            good = bool(notes) and all(note["status"] == "finished" for note in notes)
+            end_sweep(self.parent, self.folder, good)
+
+
+def _job_overrides() -> list[str]:
+    from hydra.core.hydra_config import HydraConfig
+
+    return [line for line in HydraConfig.get().overrides.task if line != "train.epochs=null"]
+
+
+def _job_name(overrides: list[str]) -> str:
+    if not overrides:
+        raise UsageError("A sweep needs something to vary, such as optimizer=sgd,adamw")
+    return slug([value.replace("=", "") for value in _short(overrides)])
+
+
+def _short(overrides: list[str]) -> list[str]:
+    """Every override counts here, so that no two jobs share a folder."""
+    return [line.lstrip("+~").rsplit(".", 1)[-1] for line in overrides]

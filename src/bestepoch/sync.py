@@ -1,0 +1,43 @@
+"""Deliver what a tracker missed: everything in a run's journal that MLflow or TensorBoard does not have yet."""
+
+from __future__ import annotations
+
+import logging
+
+from bestepoch import project
+from bestepoch.app import launch
+from bestepoch.delivery import Place, catch_up
+from bestepoch.evaluate import find_run
+from bestepoch.project import UsageError
+from bestepoch.run import Run
+from bestepoch.schema import Settings
+from bestepoch.tracking import MlflowTracker, TensorBoardTracker, Tracker
+
+log = logging.getLogger("bestepoch")
+
+
+def main(settings: Settings) -> None:
+    """``python -m bestepoch.sync run=runs/<name>``. Safe to repeat: what is there is not stored twice."""
+    if settings.run is None:
+        raise UsageError("Which run? Add run=runs/<name>")
+    folder = find_run(settings.run)
+    run = Run.read(folder)
+    trackers: list[Tracker] = [MlflowTracker(run, settings.tracking.experiment), TensorBoardTracker(run)]
+    wanted = {"MLflow": settings.tracking.mlflow, "TensorBoard": settings.tracking.tensorboard}
+    for tracker in trackers:
+        if not wanted[tracker.name]:
+            continue
+        place = Place(folder / "state" / f"{tracker.name.lower()}.json")
+        tracker.place = place.values
+        try:
+            new = catch_up(tracker, folder, place.values)
+            tracker.close(run.status)
+        except Exception as error:
+            raise UsageError(f"{tracker.name} does not take the run's data: {error}") from None
+        place.save()
+        log.info("%s: %s", tracker.name, "brought up to date" if new else "has everything already")
+    log.info("from %s", project.relative(folder))
+
+
+if __name__ == "__main__":
+    launch(main)

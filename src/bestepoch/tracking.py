@@ -1,0 +1,392 @@
+"""The journal, delivered to MLflow and TensorBoard. The only file that imports either.
+
+A tracker is a reader of the journal with a place in it. What a tracker that is slow or down has not taken is still in
+the journal, and is delivered later: by the same run, by the next attempt, or by ``python -m bestepoch.sync``. Rows
+carry their own times, so sending one twice stores it once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from filelock import FileLock
+
+from bestepoch import project
+from bestepoch.journal import Row
+from bestepoch.run import Run
+
+log = logging.getLogger("bestepoch")
+
+PER_ITERATION = ("train/loss", "lr")
+PER_EPOCH = ("val/loss", "val/accuracy", "train/epoch_loss")
+# A dead server is given up within seconds, not the client's default of minutes; what it missed is sent later.
+for _name, _value in {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "GIT_PYTHON_REFRESH": "quiet",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+
+class Tracker(Protocol):
+    """Where a run is shown."""
+
+    name: str
+    place: dict[str, Any]  # what it wants remembered between attempts
+
+    def open(self) -> None:
+        """Find or make the run's place; may raise and be called again."""
+
+    def write(self, iterations: list[Row], epochs: list[Row]) -> None:
+        """Store these rows; may raise, and then gets the same rows again."""
+
+    def close(self, status: str) -> None:
+        """All rows are written; ``status`` is finished, killed or failed."""
+
+
+def store_uri() -> str:
+    """The MLflow store: ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the real checkout, always by absolute path."""
+    given = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if not given:
+        return f"sqlite:///{project.home() / 'mlflow.db'}"
+    prefix = "sqlite:///"
+    if given.startswith(prefix) and not given[len(prefix) :].startswith("/"):
+        # a relative path would lead into DVC's temporary copy, and vanish with it
+        base = project.home() if project.home() != project.root() else Path.cwd()
+        return f"{prefix}{base / given[len(prefix) :]}"
+    return given
+
+
+def client(uri: str) -> Any:
+    """An MLflow client; makes the store's tables where they are missing."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def experiment(mlflow: Any, uri: str, name: str) -> str:
+    """The id of the experiment, made where it is missing, with artifacts at an absolute place."""
+    local = uri.startswith("sqlite:")
+    # one process at a time: MLflow's first look at a new database creates its tables
+    guard = FileLock(project.home() / "runs" / ".store.lock") if local else contextlib.nullcontext()
+    (project.home() / "runs").mkdir(exist_ok=True)
+    with guard:
+        found = mlflow.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        place = (project.home() / "mlartifacts" / name).as_uri() if local else None
+        try:
+            return str(mlflow.create_experiment(name, artifact_location=place))
+        except Exception:
+            found = mlflow.get_experiment_by_name(name)  # another machine was faster
+            if found is None:
+                raise
+            return str(found.experiment_id)
+
+
+class MlflowTracker:
+    """One run in the MLflow store."""
+
+    name = "MLflow"
+
+    def __init__(self, run: Run, experiment: str, parent: str | None = None) -> None:
+        self.run, self.experiment, self.parent = run, experiment, parent
+        self.place: dict[str, Any] = {}
+        self.uri = store_uri()
+        self.client: Any = None
+
+    def open(self) -> None:
+        """Find the run of an earlier attempt, or make one with its parameters, tags and data set."""
+        if self.client is not None:
+            return
+        mlflow = client(self.uri)
+        if self.place.get("uri") != self.uri or not _there(mlflow, self.place["run_id"]):
+            # another store, or one that lost the run: everything is delivered anew
+            self.place.clear()
+            self.place.update(uri=self.uri, run_id=self._find(mlflow) or self._make(mlflow))
+        if self.run.status == "running":
+            mlflow.update_run(self.place["run_id"], status="RUNNING")
+        self.client = mlflow
+
+    def _find(self, mlflow: Any) -> str | None:
+        """A run that an attempt made but did not live to write down, or the one that ``mlflow run`` made for us."""
+        given = os.environ.get("MLFLOW_RUN_ID", "").strip()
+        if given and self.parent is None and self.run.status == "running":
+            self._describe(mlflow, given)
+            return given
+        number = experiment(mlflow, self.uri, self.experiment)
+        found = mlflow.search_runs([number], f"tags.`bestepoch.key` = '{self.run.info['key']}'", max_results=1)
+        return str(found[0].info.run_id) if found else None
+
+    def _make(self, mlflow: Any) -> str:
+        number = experiment(mlflow, self.uri, self.experiment)
+        made = mlflow.create_run(number, start_time=int(self.run.info["started"] * 1000), run_name=self.run.name)
+        self._describe(mlflow, made.info.run_id)
+        return str(made.info.run_id)
+
+    def _describe(self, mlflow: Any, run_id: str) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
+
+        info = self.run.info
+        tags = {"mlflow.runName": self.run.name, "bestepoch.key": info["key"], **describe_tags(info)}
+        if self.parent is not None:
+            tags["mlflow.parentRunId"] = self.parent
+            tags["sweep"] = self.run.folder.parent.name
+        params = [Param(k, str(v)) for k, v in flat(info["config"]).items()]
+        mlflow.log_batch(run_id, tags=[RunTag(k, str(v)) for k, v in tags.items()])
+        for i in range(0, len(params), 100):
+            mlflow.log_batch(run_id, params=params[i : i + 100])
+        data = info["data"]
+        entity = Dataset(
+            name=data["name"],
+            digest=data["checksum"][:36],  # as long as MLflow takes
+            source_type="local",
+            source=json.dumps({"uri": data["folder"]}),
+            profile=json.dumps({**data["sizes"], "checksum": data["checksum"]}),
+        )
+        mlflow.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
+        mlflow.log_dict(run_id, info["config"], "config.yaml")
+
+    def write(self, iterations: list[Row], epochs: list[Row]) -> None:
+        """In batches of what one request may carry."""
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(key, row[key], round(row["time"] * 1000), int(row[axis]))
+            for rows, keys, axis in ((iterations, PER_ITERATION, "iteration"), (epochs, PER_EPOCH, "epoch"))
+            for row in rows
+            for key in keys
+        ]
+        for i in range(0, len(metrics), 1000):
+            self.client.log_batch(self.place["run_id"], metrics=metrics[i : i + 1000])
+
+    def close(self, status: str) -> None:
+        """End the run."""
+        name = {"finished": "FINISHED", "killed": "KILLED"}.get(status, "FAILED")
+        ended = self.run.info.get("ended")
+        self.client.set_terminated(self.place["run_id"], name, end_time=int(ended * 1000) if ended else None)
+
+
+def _there(mlflow: Any, run_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+
+    try:
+        return str(mlflow.get_run(run_id).info.lifecycle_stage) == "active"
+    except MlflowException as error:
+        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            return False
+        raise
+
+
+def describe_tags(info: dict[str, Any]) -> dict[str, Any]:
+    """What a run is filtered and told apart by, beside its parameters."""
+    data, git = info["data"], info["git"]
+    tags = {
+        "dataset": data["name"],
+        "data.checksum": data["checksum"],
+        "device": info["environment"].get("device"),
+        "host": info["environment"]["host"],
+        "git.dirty": str(git["dirty"]).lower(),
+        "git.commit": git["commit"],
+        "mlflow.source.git.commit": git["commit"],
+        "mlflow.source.name": info["command"],
+        "mlflow.source.type": "LOCAL",
+        "dvc.data": data.get("dvc"),
+        "offline_sample": f"stands in for {data['requested']}" if data["name"] != data["requested"] else None,
+    }
+    return {key: value for key, value in tags.items() if value is not None}
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted keys; an entry's name stands under the menu's own: ``optimizer``, ``optimizer.lr``."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        path = prefix if key == "name" and prefix and prefix != "device" else f"{prefix}.{key}" if prefix else key
+        out.update(flat(value, path) if isinstance(value, dict) else {path: value})
+    return out
+
+
+class TensorBoardTracker:
+    """Event files in the run's folder, so that TensorBoard shows the run under the same name as MLflow."""
+
+    name = "TensorBoard"
+
+    def __init__(self, run: Run) -> None:
+        self.folder = run.folder
+        self.place: dict[str, Any] = {}
+        self._writer: Any = None
+        self._last = {"iteration": 0, "epoch": 0}
+
+    def open(self) -> None:
+        """Begin a file of this attempt's own, behind what the files of earlier attempts hold."""
+        if self._writer is None:
+            self._last = last_steps(self.folder)
+            attempt = len(list(self.folder.glob("events.out.tfevents.*")))
+            self._writer = event_writer(self.folder, f".{attempt}")
+
+    def write(self, iterations: list[Row], epochs: list[Row]) -> None:
+        """One event a row; a row that a file holds already is left out."""
+        for rows, keys, axis in ((iterations, PER_ITERATION, "iteration"), (epochs, PER_EPOCH, "epoch")):
+            for row in rows:
+                if row[axis] > self._last[axis]:
+                    self._writer.add_event(scalars({key: row[key] for key in keys}, int(row[axis]), row["time"]))
+                    self._last[axis] = int(row[axis])
+        self._writer.flush()
+
+    def close(self, status: str) -> None:
+        """Nothing is left to write."""
+        self._writer.close()
+
+
+def event_writer(folder: Path, suffix: str) -> Any:
+    """A TensorBoard event file in ``folder``."""
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    return EventFileWriter(str(folder), filename_suffix=suffix)
+
+
+def last_steps(folder: Path) -> dict[str, int]:
+    """The last iteration and the last epoch in the event files of a run."""
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+    last = {"iteration": 0, "epoch": 0}
+    for path in folder.glob("events.out.tfevents.*"):
+        for event in LegacyEventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                axis = "iteration" if value.tag in PER_ITERATION else "epoch" if value.tag in PER_EPOCH else None
+                if axis:
+                    last[axis] = max(last[axis], event.step)
+    return last
+
+
+def scalars(values: dict[str, float], step: int, when: float) -> Any:
+    """Several scalars of one step as one TensorBoard event."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    value = Summary.Value
+    return Event(
+        wall_time=when,
+        step=step,
+        summary=Summary(value=[value(tag=tag, simple_value=number) for tag, number in values.items()]),
+    )
+
+
+def begin_sweep(name: str, folder: Path, overrides: list[str]) -> str:
+    """The parent run of a sweep: the one that ``mlflow run`` gives, that of an earlier attempt, or a new one."""
+    uri = store_uri()
+    mlflow = client(uri)
+    given = os.environ.get("MLFLOW_RUN_ID", "").strip()
+    note = folder / "parent.json"
+    known = project.read_json(note, "") if note.exists() else {}
+    tags = {"sweep": folder.name, "sweep.overrides": " ".join(overrides), "mlflow.runName": folder.name}
+    if given:
+        run_id = given
+    elif known.get("uri") == uri and _there(mlflow, known["run_id"]):
+        run_id = known["run_id"]
+    else:
+        run_id = mlflow.create_run(experiment(mlflow, uri, name), run_name=folder.name).info.run_id
+    for key, value in tags.items():
+        mlflow.set_tag(run_id, key, value)
+    mlflow.update_run(run_id, status="RUNNING")
+    project.write_json(note, {"uri": uri, "run_id": run_id})
+    return str(run_id)
+
+
+def end_sweep(run_id: str, folder: Path, good: bool) -> None:
+    """Put the table of jobs into the parent run and end it."""
+    mlflow = client(store_uri())
+    mlflow.log_artifact(run_id, str(folder / "jobs.csv"))
+    mlflow.set_terminated(run_id, "FINISHED" if good else "FAILED")
+
+
+def record_evaluation(
+    run: Run, experiment_name: str, journal: Path, metrics: dict[str, float], model: LoggedModel, files: Path
+) -> str:
+    """Add an evaluation to the MLflow run that trained.
+
+    A run that is not in the store, because a cache or another machine brought the training's results, is made there
+    first, from its journal.
+
+    Returns:
+        the id of the MLflow run.
+    """
+    import mlflow as fluent
+    from mlflow.entities import Metric
+
+    from bestepoch.delivery import catch_up
+
+    tracker = MlflowTracker(run, experiment_name)
+    tracker.place.update(run.info.get("mlflow", {}))
+    known = dict(tracker.place)
+    tracker.open()
+    run_id = str(tracker.place["run_id"])
+    if tracker.place != known:
+        catch_up(tracker, journal, tracker.place)
+        tracker.close(run.status)
+    before = tracker.client.get_run(run_id).info
+    now = int(time.time() * 1000)
+    tracker.client.log_batch(run_id, metrics=[Metric(key, value, now, 0) for key, value in metrics.items()])
+    tracker.client.log_artifacts(run_id, str(files), "evaluate")
+    fluent.set_tracking_uri(tracker.uri)
+    with fluent.start_run(run_id=run_id):
+        model.log()
+    # start_run ended the run as finished, now; it is still what it was
+    tracker.client.set_terminated(run_id, before.status, end_time=before.end_time)
+    return run_id
+
+
+@dataclass(frozen=True)
+class LoggedModel:
+    """The chosen network as an MLflow model: raw pixels (n, height, width), float32, 0 to 255, to logits."""
+
+    network: Any
+    example: Any
+
+    def log(self) -> None:
+        """Into the active run."""
+        import mlflow
+        import torch
+        from mlflow.models import infer_signature
+
+        with torch.inference_mode():
+            logits = self.network(torch.from_numpy(self.example)).numpy()
+        with warnings.catch_warnings():
+            # torch.export warns of weights that are not on the CPU, whatever they are on
+            warnings.filterwarnings("ignore", message="No complete tensor found")
+            self._log_to(mlflow, torch, infer_signature(self.example, logits))
+
+    def _log_to(self, mlflow: Any, torch: Any, signature: Any) -> None:
+        mlflow.pytorch.log_model(
+            self.network,
+            name="model",
+            signature=signature,
+            input_example=self.example,
+            # said, not inferred: that takes seconds and loads the model in another process
+            pip_requirements=[
+                f"torch=={torch.__version__.partition('+')[0]}",
+                f"mlflow=={mlflow.__version__}",
+                "numpy",
+            ],
+            serialization_format="pt2",
+        )
+
+
+def show_evaluation(folder: Path, metrics: dict[str, float]) -> None:
+    """Add an evaluation to a run's event files, in place of an earlier one."""
+    for old in folder.glob("events.out.tfevents.*.evaluate"):
+        old.unlink()
+    writer = event_writer(folder, ".evaluate")
+    writer.add_event(scalars(metrics, 0, time.time()))
+    writer.close()

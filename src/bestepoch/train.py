@@ -1,0 +1,246 @@
+"""Stage 3: train, and record every iteration and every epoch."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bestepoch import prepare, project, schedule, selection
+from bestepoch.app import launch
+from bestepoch.data import Summary
+from bestepoch.delivery import Deliveries
+from bestepoch.device import choose_device
+from bestepoch.journal import Journal, read
+from bestepoch.project import UsageError
+from bestepoch.run import TRAINING_CODE, Run, publish
+from bestepoch.schema import Settings
+from bestepoch.signals import Interrupted, stop_signals
+from bestepoch.terminal import Training, heading
+
+if TYPE_CHECKING:
+    import torch
+
+    from bestepoch.sweep import Sweep
+
+log = logging.getLogger("bestepoch")
+
+
+def main(settings: Settings) -> float:
+    """Train one configuration; under `dvc repro`, hand the finished run over. Returns the best selection metric."""
+    selection.check_metric(settings.selection.metric, "selection.metric")
+    split = prepare.pipeline_split() if settings.publish else prepare.split_for(settings)
+    run = train(settings, split)
+    if settings.publish:
+        if project.code_hashes(TRAINING_CODE) != run.info["code"]:
+            # DVC hashes the code now, after the command: it would vouch for code that did not train this
+            raise UsageError("The training code was edited while it ran. Run it again: dvc repro")
+        publish(run, project.root() / settings.publish)
+    run.close()
+    return best_metric(run.folder, settings)
+
+
+def sweep_main(settings: Settings, sweep: Sweep) -> float:
+    """One job of a sweep: a run below the sweep's folder and its parent run."""
+    with sweep.job() as folder:
+        selection.check_metric(settings.selection.metric, "selection.metric")
+        run = train(settings, prepare.split_for(settings), folder, sweep.parent)
+        run.close()
+        sweep.result(run, best_metric(run.folder, settings))
+        return best_metric(run.folder, settings)
+
+
+def best_metric(folder: Path, settings: Settings) -> float:
+    """What any Hydra sweeper may optimise."""
+    choice = settings.selection
+    return selection.best_epoch(read(folder / "epochs.csv"), choice.metric, choice.mode)[choice.metric]
+
+
+def train(settings: Settings, split: Summary, folder: Path | None = None, parent: str | None = None) -> Run:
+    """Train to the end of the plan, or go on where a run of the same identity was interrupted.
+
+    Args:
+        folder: where the run lives; by default a new folder in ``runs/``, or the one to go on with.
+        parent: the MLflow run of the sweep that this is a job of.
+
+    Raises:
+        UsageError: the plan cannot be carried out, or the loss is no longer finite.
+        SystemExit: stopped by a signal; the state is saved, and the same command goes on from there.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    from bestepoch.loop import NonFiniteLoss
+
+    plan = schedule.plan(split.values["sizes"]["train"], settings.train)
+    device = choose_device(settings.device)
+    run = Run.open(settings, split, str(device), list(HydraConfig.get().overrides.task), folder)
+    heading(run, split, plan)
+    if run.status == "finished":
+        log.info("%s is finished already and is taken as it is", project.relative(run.folder))
+        return run
+    run.update(status="running")
+    journal = Journal(run.folder)
+    deliveries = Deliveries(settings.tracking, run, parent)
+    status = "failed"
+    try:
+        with stop_signals() as stop:
+            _epochs(settings, plan, split, device, run, journal, stop)
+        status = "finished"
+    except Interrupted as interruption:
+        status = "killed"
+        log.warning("stopped by %s; the same command goes on from here: %s", interruption, run.info["command"])
+        raise SystemExit(128 + interruption.number) from None
+    except NonFiniteLoss as error:
+        run.update(reason=str(error))
+        raise UsageError(str(error)) from None
+    finally:
+        journal.close()
+        run.update(status=status, ended=time.time())
+        deliveries.close(status)
+    return run
+
+
+def _epochs(
+    settings: Settings,
+    plan: schedule.Plan,
+    split: Summary,
+    device: torch.device,
+    run: Run,
+    journal: Journal,
+    stop: list[int],
+) -> None:
+    """The training itself, from the newest checkpoint to the end of the plan."""
+    import torch
+
+    from bestepoch import checkpoint, data, loop, model
+
+    images, labels = (t.to(device) for t in data.load(split.folder, "train"))
+    held_images, held_labels = (t.to(device) for t in data.load(split.folder, "validation"))
+
+    torch.manual_seed(settings.seed)
+    values = split.values
+    network = model.build(settings.model, split.shape, split.classes, values["pixel_mean"], values["pixel_std"])
+    network.to(device)
+    optimizer = loop.optimizer(settings.optimizer, network)
+    weights = tuple(p for p in network.parameters() if p.ndim > 1)
+    objective = loop.Objective(settings.loss.label_smoothing, settings.optimizer.l1, weights)
+
+    done, evaluated, before = 0, True, 0.0
+    state = checkpoint.newest_state(run.folder)
+    if state is not None:
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+        if "cuda_rng" in state:
+            torch.cuda.set_rng_state(state["cuda_rng"])
+        done, evaluated, before = state["iteration"], state["evaluated"], state["seconds"]
+        log.info("going on after iteration %s of %s", f"{done:,}", f"{plan.iterations:,}")
+    saved = time.monotonic()
+
+    def save() -> None:
+        nonlocal saved
+        journal.flush(sync=True)  # the record never falls behind the weights
+        everything = {
+            "network": network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+            "iteration": done,
+            "evaluated": evaluated,
+            "seconds": before,
+        }
+        if device.type == "cuda":
+            everything["cuda_rng"] = torch.cuda.get_rng_state()
+        checkpoint.save_state(run.folder, done, everything)
+        saved = time.monotonic()
+
+    view = Training(plan.iterations, done)
+    try:
+        for epoch in range(math.ceil(done / plan.per_epoch) + evaluated, plan.epochs + 1):
+            past = [row for row in read(journal.epochs) if row["epoch"] < epoch]
+            if selection.stop_reason(past, settings.stopping):
+                break
+            history = [row["val/loss"] for row in past]
+            begin, end = (epoch - 1) * plan.per_epoch, min(epoch * plan.per_epoch, plan.iterations)
+            losses: list[Any] = []
+            if done > begin:  # resumed inside this epoch
+                losses = [row["train/loss"] for row in read(journal.iterations) if begin < row["iteration"] <= done]
+            started = time.monotonic() - before
+
+            def rate(iteration: int, history: list[float] = history) -> float:
+                return schedule.learning_rate(settings.scheduler, settings.optimizer.lr, plan, iteration, history)
+
+            def after(
+                iteration: int,
+                loss: Any,
+                lr: float,
+                epoch: int = epoch,
+                started: float = started,
+                losses: list[Any] = losses,
+            ) -> None:
+                nonlocal done, before
+                journal.iteration(iteration, epoch, loss, lr)
+                losses.append(loss)
+                done = iteration
+                view.iteration(iteration, epoch, loss, lr)
+                now = time.monotonic()
+                if stop or now - saved > settings.checkpoint.every_seconds:
+                    before = now - started
+                    save()
+                    if stop:
+                        raise Interrupted(stop[0])
+
+            order = torch.split(data.order(settings.seed, epoch, len(images)).to(device), plan.batch_size)
+            evaluated = False
+            loop.train_epoch(
+                network,
+                images,
+                labels,
+                order[done - begin : end - begin],
+                data.Augment(settings.augment, settings.seed, epoch, len(images), device),
+                objective,
+                optimizer,
+                rate,
+                done + 1,
+                after,
+            )
+            seconds = time.monotonic() - started
+            val_loss, val_accuracy = loop.score(loop.predict(network, held_images), held_labels)
+            row = {
+                "epoch": epoch,
+                "iteration": end,
+                "train/epoch_loss": _mean_loss(losses, order[: end - begin]),
+                "val/loss": val_loss,
+                "val/accuracy": val_accuracy,
+                "lr": rate(end),
+                "seconds": round(seconds, 3),
+            }
+            checkpoint.save(
+                checkpoint.weights_path(run.folder, epoch), {"network": network.state_dict(), "epoch": epoch}
+            )
+            journal.epoch(row)
+            evaluated, before = True, 0.0
+            save()
+            view.epoch(row, plan.epochs)
+            reason = selection.stop_reason([*past, row], settings.stopping)
+            if reason:
+                run.update(stopped={"epoch": epoch, "reason": reason})
+                view.line(f"stopped early after epoch {epoch}: {reason}")
+                break
+            if stop:
+                raise Interrupted(stop[0])
+    finally:
+        view.close()
+
+
+def _mean_loss(losses: list[Any], batches: Any) -> float:
+    """Over images: the last, smaller batch counts for as much as it holds."""
+    if losses and not isinstance(losses[-1], float):
+        losses = [float(loss) for loss in losses]
+    sizes = [len(batch) for batch in batches]
+    return math.fsum(loss * n for loss, n in zip(losses, sizes, strict=True)) / sum(sizes)
+
+
+if __name__ == "__main__":
+    launch(main, sweep_main)
