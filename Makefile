@@ -16,6 +16,7 @@ install: $(VENV)/.installed  ## make .venv with the pinned requirements
 $(VENV)/.installed: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V). Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@echo "Installing into .venv: some minutes the first time"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
@@ -37,7 +38,7 @@ format: install  ## let ruff put the code in order
 	ruff format .
 
 ui: install  ## the MLflow UI, on this machine alone
-	@python -m bestepoch.ui port=$(PORT)
+	@python -m bestepoch.ui $(PORT)
 
 tensorboard: install  ## TensorBoard, on this machine alone
 	tensorboard --logdir runs --host 127.0.0.1

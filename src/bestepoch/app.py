@@ -26,6 +26,7 @@ def launch(task: Callable[[Settings], float | None], sweep_task: SweepTask | Non
     """
     import hydra
     from hydra._internal.utils import get_args_parser  # the only way to read a command line exactly as Hydra will
+    from hydra.errors import CompactHydraException
 
     _log_to_terminal()
     config.register()
@@ -36,18 +37,21 @@ def launch(task: Callable[[Settings], float | None], sweep_task: SweepTask | Non
         if not (arguments.help or arguments.hydra_help or arguments.shell_completion or arguments.info):
             if arguments.multirun and sweep_task is None:
                 raise UsageError("This stage takes no sweep: -m belongs to `python -m bestepoch.train`.")
-            overrides, first = config.checked(arguments.overrides, arguments.multirun)
-            sys.argv += overrides[len(arguments.overrides) :]
+            given, first = config.checked(arguments.overrides, arguments.multirun)
+            sys.argv += given[len(arguments.overrides) :]
             if arguments.multirun:
                 from bestepoch.sweep import Sweep
 
-                sweep = Sweep.start(overrides, first)
+                sweep = Sweep.start(given, first)
                 sys.argv.append(f"hydra.sweep.dir='{sweep.folder}'")
 
         def job(cfg: object) -> float | None:
             settings = config.settings(cfg)  # type: ignore[arg-type]
             if sweep is not None and sweep_task is not None:
-                return sweep_task(settings, sweep)
+                try:
+                    return sweep_task(settings, sweep)
+                except UsageError as error:
+                    raise CompactHydraException(str(error)) from None  # of these Hydra shows the message alone
             try:
                 return task(settings)
             except UsageError as error:
@@ -59,6 +63,16 @@ def launch(task: Callable[[Settings], float | None], sweep_task: SweepTask | Non
     finally:
         if sweep is not None:
             sweep.finish()
+
+
+def overrides() -> list[str]:
+    """The overrides of the job that is running, as they were written: an interpolation is not yet its value."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    lines = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    # the second belongs to an override of train.iterations, which adds it
+    return [str(line) for line in lines if line != "train.epochs=null"]  # type: ignore[union-attr]
 
 
 class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]

@@ -52,6 +52,12 @@ def _param(key: str) -> Any:
     return value
 
 
+def value(key: str) -> Any:
+    """One value of ``conf/config.yaml`` as it stands there, for tools that compose nothing."""
+    register()
+    return OmegaConf.select(OmegaConf.load(project.root() / "conf/config.yaml"), key)
+
+
 def register() -> None:
     """Make ``${params:key}`` known to OmegaConf, once a process."""
     OmegaConf.register_new_resolver("params", _param, replace=True)

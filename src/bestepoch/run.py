@@ -90,7 +90,7 @@ class Run:
             key=uuid.uuid4().hex,
             fingerprint=fingerprint,
             status="running",
-            command="dvc repro" if settings.publish else shlex.join(["python", "-m", "bestepoch.train", *overrides]),
+            command="dvc repro" if settings.publish else _command(overrides),
             config=config,
             code=code,
             data={
@@ -104,6 +104,7 @@ class Run:
                 "pixel_std": data.values["pixel_std"],
                 "folder": project.relative(data.folder),
                 "request": data.values["request"],
+                "dvc": _dvc_version() if data.folder == project.root() / "data/split" else None,
             },
             git=project.git_state(),
             environment={**_environment(), "device": device},
@@ -141,18 +142,37 @@ def _claim(base: Path, name: str) -> tuple[Path, FileLock]:
         number += 1
 
 
+def _command(overrides: list[str]) -> str:
+    """What to type to have this run again; an override that only says `as it is` is left out."""
+    return shlex.join(["python", "-m", "bestepoch.train", *(line for line in overrides if "${" not in line)])
+
+
+def _dvc_version() -> str | None:
+    """The checksum that DVC gave the raw data set, as ``data.dvc`` has it."""
+    from omegaconf import OmegaConf
+
+    with contextlib.suppress(OSError, LookupError, TypeError):
+        values: Any = OmegaConf.to_container(OmegaConf.load(project.root() / "data.dvc"))
+        return str(values["outs"][0]["md5"])
+    return None
+
+
 def _name(settings: Settings, data: Summary, overrides: list[str]) -> str:
     return slug([data.name, settings.model.name, settings.optimizer.name, f"s{settings.seed}", *told(overrides)])
 
 
 def told(overrides: list[str]) -> list[str]:
-    """The overrides that a name has not said yet, short: ``optimizer.lr=0.01`` is ``lr0.01``."""
-    parts = []
-    for line in overrides:
-        key, _, value = line.lstrip("+~").partition("=")
-        if key not in ("data", "model", "optimizer", "seed", "publish") and value != "null" and "$" not in value:
-            parts.append(value if key in MENUS else key.rsplit(".", 1)[-1] + value)
-    return parts
+    """The overrides that a run's name does not say by itself, `short`."""
+    said = ("data", "model", "optimizer", "seed", "publish")
+    return [short(line) for line in overrides if line.partition("=")[0] not in said and not line.endswith("=null")]
+
+
+def short(override: str) -> str:
+    """An override as part of a name: ``optimizer.lr=0.01`` is ``lr0.01``, ``model=mlp`` is ``mlp``."""
+    key, _, value = override.lstrip("+~").partition("=")
+    if "${" in value:
+        return ""  # MLproject's way to say: as it is
+    return value if key in MENUS else key.rsplit(".", 1)[-1] + value
 
 
 def slug(parts: list[str]) -> str:
@@ -160,7 +180,7 @@ def slug(parts: list[str]) -> str:
 
     So it needs no quotes in a shell, nor in Hydra, where ``,`` and ``=`` have meanings: ``run=runs/<name>``.
     """
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts))[:100].strip("._-")
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(filter(None, parts)))[:100].strip("._-")
 
 
 def _environment() -> dict[str, Any]:

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bestepoch import project
+from bestepoch import app, project
 from bestepoch.journal import write_table
-from bestepoch.project import UsageError
-from bestepoch.run import Run, slug, told
+from bestepoch.run import Run, short, slug
 from bestepoch.schema import Settings
 
 log = logging.getLogger("bestepoch")
@@ -35,8 +34,8 @@ class Sweep:
     @classmethod
     def start(cls, overrides: list[str], first: Settings) -> Sweep:
         """Make the folder and the parent run, before any job starts."""
-        name = slug([*told(overrides)])[:60].rstrip("-_.") + "-" + project.digest(overrides)[:6]
-        folder = project.home() / "runs" / "sweeps" / name.lstrip("-")
+        name = slug([short(line) for line in overrides])[:60].rstrip("-_.") + "-" + project.digest(overrides)[:6]
+        folder = project.home() / "runs" / "sweeps" / name
         shutil.rmtree(folder / ".jobs", ignore_errors=True)
         (folder / ".jobs").mkdir(parents=True)
         choice = first.selection
@@ -51,8 +50,8 @@ class Sweep:
     @contextlib.contextmanager
     def job(self) -> Iterator[Path]:
         """Around one job: yields the folder for its run, and notes how it ended."""
-        overrides = _job_overrides()
-        name = _job_name(overrides)
+        overrides = app.overrides()
+        name = self._job_name(overrides)
         note: dict[str, Any] = {"overrides": " ".join(overrides), "status": "failed"}
         path = self.folder / ".jobs" / f"{name}.json"
         log.info("job      %s", note["overrides"])
@@ -77,7 +76,7 @@ class Sweep:
 
         epochs = read(run.folder / "epochs.csv")
         project.write_json(
-            self.folder / ".jobs" / f"{_job_name(_job_overrides())}.json",
+            self.folder / ".jobs" / f"{self._job_name(app.overrides())}.json",
             {
                 "best_epoch": int(best_epoch(epochs, self.metric, self.mode)["epoch"]),
                 "metric": metric,
@@ -85,6 +84,10 @@ class Sweep:
                 "run": project.relative(run.folder),
             },
         )
+
+    def _job_name(self, overrides: list[str]) -> str:
+        """What varies in the sweep, since the rest is the same for all of its jobs."""
+        return slug([short(line) for line in overrides if line not in self.overrides] or ["job"])
 
     def finish(self) -> None:
         """The table of all jobs, best first, on the terminal, in ``jobs.csv`` and in the parent run."""
@@ -106,20 +109,3 @@ class Sweep:
 
             good = bool(notes) and all(note["status"] == "finished" for note in notes)
             end_sweep(self.parent, self.folder, good)
-
-
-def _job_overrides() -> list[str]:
-    from hydra.core.hydra_config import HydraConfig
-
-    return [line for line in HydraConfig.get().overrides.task if line != "train.epochs=null"]
-
-
-def _job_name(overrides: list[str]) -> str:
-    if not overrides:
-        raise UsageError("A sweep needs something to vary, such as optimizer=sgd,adamw")
-    return slug([value.replace("=", "") for value in _short(overrides)])
-
-
-def _short(overrides: list[str]) -> list[str]:
-    """Every override counts here, so that no two jobs share a folder."""
-    return [line.lstrip("+~").rsplit(".", 1)[-1] for line in overrides]

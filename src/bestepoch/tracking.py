@@ -8,6 +8,7 @@ carry their own times, so sending one twice stores it once.
 from __future__ import annotations
 
 import contextlib
+import getpass
 import json
 import logging
 import os
@@ -119,11 +120,7 @@ class MlflowTracker:
         self.client = mlflow
 
     def _find(self, mlflow: Any) -> str | None:
-        """A run that an attempt made but did not live to write down, or the one that ``mlflow run`` made for us."""
-        given = os.environ.get("MLFLOW_RUN_ID", "").strip()
-        if given and self.parent is None and self.run.status == "running":
-            self._describe(mlflow, given)
-            return given
+        """A run that an attempt made but did not live to write down."""
         number = experiment(mlflow, self.uri, self.experiment)
         found = mlflow.search_runs([number], f"tags.`bestepoch.key` = '{self.run.info['key']}'", max_results=1)
         return str(found[0].info.run_id) if found else None
@@ -140,8 +137,9 @@ class MlflowTracker:
         info = self.run.info
         tags = {"mlflow.runName": self.run.name, "bestepoch.key": info["key"], **describe_tags(info)}
         if self.parent is not None:
-            tags["mlflow.parentRunId"] = self.parent
             tags["sweep"] = self.run.folder.parent.name
+        if self.parent or outer_run():
+            tags["mlflow.parentRunId"] = self.parent or outer_run()
         params = [Param(k, str(v)) for k, v in flat(info["config"]).items()]
         mlflow.log_batch(run_id, tags=[RunTag(k, str(v)) for k, v in tags.items()])
         for i in range(0, len(params), 100):
@@ -177,6 +175,15 @@ class MlflowTracker:
         self.client.set_terminated(self.place["run_id"], name, end_time=int(ended * 1000) if ended else None)
 
 
+def outer_run() -> str | None:
+    """The run that ``mlflow run`` made around this process, where there is one.
+
+    It becomes the parent of ours, not ours itself: its parameters are the command's, written once, and its experiment
+    keeps artifacts in ``mlruns/``, a folder whose mere existence makes MLflow look there for its store.
+    """
+    return os.environ.get("MLFLOW_RUN_ID", "").strip() or None
+
+
 def _there(mlflow: Any, run_id: str) -> bool:
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
@@ -202,6 +209,7 @@ def describe_tags(info: dict[str, Any]) -> dict[str, Any]:
         "mlflow.source.git.commit": git["commit"],
         "mlflow.source.name": info["command"],
         "mlflow.source.type": "LOCAL",
+        "mlflow.user": getpass.getuser(),
         "dvc.data": data.get("dvc"),
         "offline_sample": f"stands in for {data['requested']}" if data["name"] != data["requested"] else None,
     }
@@ -284,16 +292,15 @@ def scalars(values: dict[str, float], step: int, when: float) -> Any:
 
 
 def begin_sweep(name: str, folder: Path, overrides: list[str]) -> str:
-    """The parent run of a sweep: the one that ``mlflow run`` gives, that of an earlier attempt, or a new one."""
+    """The parent run of a sweep: that of an earlier attempt, or a new one."""
     uri = store_uri()
     mlflow = client(uri)
-    given = os.environ.get("MLFLOW_RUN_ID", "").strip()
     note = folder / "parent.json"
     known = project.read_json(note, "") if note.exists() else {}
-    tags = {"sweep": folder.name, "sweep.overrides": " ".join(overrides), "mlflow.runName": folder.name}
-    if given:
-        run_id = given
-    elif known.get("uri") == uri and _there(mlflow, known["run_id"]):
+    tags = {"sweep": folder.name, "sweep.overrides": " ".join(overrides)}
+    if (outer := outer_run()) is not None:
+        tags["mlflow.parentRunId"] = outer
+    if known.get("uri") == uri and _there(mlflow, known["run_id"]):
         run_id = known["run_id"]
     else:
         run_id = mlflow.create_run(experiment(mlflow, uri, name), run_name=folder.name).info.run_id

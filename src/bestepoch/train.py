@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bestepoch import prepare, project, schedule, selection
-from bestepoch.app import launch
+from bestepoch.app import launch, overrides
 from bestepoch.data import Summary
 from bestepoch.delivery import Deliveries
 from bestepoch.device import choose_device
@@ -38,6 +38,8 @@ def main(settings: Settings) -> float:
             # DVC hashes the code now, after the command: it would vouch for code that did not train this
             raise UsageError("The training code was edited while it ran. Run it again: dvc repro")
         publish(run, project.root() / settings.publish)
+    else:
+        log.info("test it  python -m bestepoch.evaluate run=%s", project.relative(run.folder))
     run.close()
     return best_metric(run.folder, settings)
 
@@ -69,13 +71,11 @@ def train(settings: Settings, split: Summary, folder: Path | None = None, parent
         UsageError: the plan cannot be carried out, or the loss is no longer finite.
         SystemExit: stopped by a signal; the state is saved, and the same command goes on from there.
     """
-    from hydra.core.hydra_config import HydraConfig
-
     from bestepoch.loop import NonFiniteLoss
 
     plan = schedule.plan(split.values["sizes"]["train"], settings.train)
     device = choose_device(settings.device)
-    run = Run.open(settings, split, str(device), list(HydraConfig.get().overrides.task), folder)
+    run = Run.open(settings, split, str(device), overrides(), folder)
     heading(run, split, plan)
     if run.status == "finished":
         log.info("%s is finished already and is taken as it is", project.relative(run.folder))
