@@ -4,7 +4,6 @@ VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
 export PATH := $(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
-PORT ?= 5000
 
 .PHONY: help install repro test lint format ui tensorboard lock clean
 .DEFAULT_GOAL := help
@@ -37,11 +36,13 @@ format: install  ## let ruff put the code in order
 	ruff check --fix .
 	ruff format .
 
+ui: PORT = 5000
 ui: install  ## the MLflow UI, on this machine alone
 	@python -m bestepoch.ui $(PORT)
 
+tensorboard: PORT = 6006
 tensorboard: install  ## TensorBoard, on this machine alone
-	tensorboard --logdir runs --host 127.0.0.1
+	tensorboard --logdir runs --host 127.0.0.1 --port $(PORT)
 
 lock:  ## requirements.txt anew, from the ranges in pyproject.toml
 	rm -rf .venv.lock && $(PYTHON) -m venv .venv.lock

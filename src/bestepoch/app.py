@@ -34,7 +34,9 @@ def launch(task: Callable[[Settings], float | None], sweep_task: SweepTask | Non
     sweep: Sweep | None = None
     try:
         folder = project.root() / "conf"
-        if not (arguments.help or arguments.hydra_help or arguments.shell_completion or arguments.info):
+        if not (arguments.hydra_help or arguments.shell_completion):
+            if arguments.multirun and (arguments.help or arguments.cfg or arguments.info):
+                raise UsageError("--help, --cfg and --info show one job: leave -m out.")
             if arguments.multirun and sweep_task is None:
                 raise UsageError("This stage takes no sweep: -m belongs to `python -m bestepoch.train`.")
             given, first = config.checked(arguments.overrides, arguments.multirun)

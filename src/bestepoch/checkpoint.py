@@ -32,7 +32,7 @@ def load(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise UsageError(f"{project.relative(path)} cannot be read: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"{project.relative(path)} cannot be read: {project.first_line(error)}") from None
     if not isinstance(state, dict):
         raise UsageError(f"{project.relative(path)} is not a checkpoint")
     return state

@@ -7,12 +7,15 @@ that a bad override is answered at once.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from bestepoch import project
 from bestepoch.project import UsageError
@@ -23,9 +26,6 @@ MENUS = ("data", "model", "optimizer", "scheduler", "augment", "stopping")
 
 @functools.lru_cache(maxsize=8)
 def _read_params(path: Path, _changed: int) -> dict[str, Any]:
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError  # type: ignore[import-untyped]
-
     try:
         values = OmegaConf.to_container(OmegaConf.load(path))
     except (YAMLError, OmegaConfBaseException, OSError) as error:
@@ -63,6 +63,15 @@ def register() -> None:
     OmegaConf.register_new_resolver("params", _param, replace=True)
 
 
+def _all_params_are_read() -> None:
+    """A key of ``params.yaml`` that nothing in ``conf/`` reads would be a setting without effect."""
+    conf = project.root() / "conf"
+    read = {key for path in conf.rglob("*.yaml") for key in re.findall(r"\$\{params:([\w.]+)\}", path.read_text())}
+    for key in _flat(params()):
+        if key not in read:
+            raise UsageError(f"params.yaml: {unknown_key(key, sorted(read))}")
+
+
 def choices(menu: str) -> list[str]:
     """The names that ``menu`` offers: the files in ``conf/<menu>/``."""
     return sorted(path.stem for path in (project.root() / "conf" / menu).glob("*.yaml"))
@@ -74,7 +83,11 @@ def settings(cfg: DictConfig) -> Settings:
     Raises:
         UsageError: with one line for each setting that is wrong.
     """
-    values = OmegaConf.to_container(cfg, resolve=True)
+    try:
+        values = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        text = str(error).splitlines()[0].removeprefix("UsageError raised while resolving interpolation: ")
+        raise UsageError(f"{error.full_key}: {text}") from None
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
@@ -121,6 +134,8 @@ def explain(error: dict[str, Any], values: Any) -> str:
         for part in loc[:-1]:
             parent = parent[part]
         return unknown_key(key, [".".join([*loc[:-1], str(k)]) for k in parent if str(k) != loc[-1]])
+    if kind == "together":
+        return str(error["msg"])
     if kind == "missing":
         return f"{key} is missing (in {where})"
     if kind == "union_tag_invalid":
@@ -131,17 +146,22 @@ def explain(error: dict[str, Any], values: Any) -> str:
     if kind == "union_tag_not_found":
         return f"{key}.{_tag(loc[0])} is missing (in {where})"
     meanings: dict[str, Callable[[], str]] = {
-        "greater_than": lambda: f"must be greater than {context['gt']:g}",
-        "greater_than_equal": lambda: f"must be at least {context['ge']:g}",
-        "less_than": lambda: f"must be less than {context['lt']:g}",
-        "less_than_equal": lambda: f"must be at most {context['le']:g}",
-        "literal_error": lambda: f"allowed: {context['expected']}",
+        "greater_than": lambda: f"must be greater than {context['gt']:.12g}",
+        "greater_than_equal": lambda: f"must be at least {context['ge']:.12g}",
+        "less_than": lambda: f"must be less than {context['lt']:.12g}",
+        "less_than_equal": lambda: f"must be at most {context['le']:.12g}",
+        "literal_error": lambda: f"must be {context['expected']}",
         "int_type": lambda: "must be a whole number",
         "int_from_float": lambda: "must be a whole number",
         "float_type": lambda: "must be a number",
         "bool_type": lambda: "must be true or false",
         "string_type": lambda: "must be a text",
         "list_type": lambda: "must be a list, such as [1,2]",
+        "too_short": lambda: f"must have at least {context['min_length']} entries",
+        "too_long": lambda: f"must have at most {context['max_length']} entries",
+        "string_too_short": lambda: "must not be empty",
+        "model_type": lambda: "must be a group of settings, each `key: value`",
+        "model_attributes_type": lambda: "must be a group of settings, each `key: value`",
         "finite_number": lambda: "must be a finite number",
         "value_error": lambda: str(context["error"]),
     }
@@ -155,18 +175,23 @@ def _shown(value: Any) -> str:
 
 def unknown_key(key: str, known: list[str]) -> str:
     """The message for a key that is none, with the nearest ones that are."""
-    return f"{key} is not a setting. {nearest(key, known)}"
+    parent = key.rpartition(".")[0]
+    beside = [k for k in known if k.startswith(f"{parent}.")] if parent else []
+    there = beside or sorted({k.partition(".")[0] for k in known})
+    return f"{key} is not a setting. {nearest(key, known, there)}".rstrip()
 
 
-def nearest(word: str, known: list[str]) -> str:
-    """Say "Did you mean ...?" where something is near, else all there is."""
+def nearest(word: str, known: list[str], there: Sequence[str] = ()) -> str:
+    """Say "Did you mean ...?" where something is near, else what there is."""
     import difflib
 
+    if not known:
+        return ""
     tail = {k.rsplit(".", 1)[-1]: k for k in known}
     near = difflib.get_close_matches(word, known, n=3, cutoff=0.6) or [
         tail[t] for t in difflib.get_close_matches(word.rsplit(".", 1)[-1], list(tail), n=3, cutoff=0.6)
     ]
-    return f"Did you mean {' or '.join(near)}?" if near else f"There are: {', '.join(sorted(known))}."
+    return f"Did you mean {' or '.join(near)}?" if near else f"There are: {', '.join(sorted(there or known))}."
 
 
 def checked(overrides: list[str], multirun: bool) -> tuple[list[str], Settings]:
@@ -182,15 +207,17 @@ def checked(overrides: list[str], multirun: bool) -> tuple[list[str], Settings]:
         UsageError: an unknown setting or choice, or a value that is not allowed.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException, OverrideParseException
 
+    _all_params_are_read()
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except OverrideParseException as error:
         raise UsageError(f"{error.override!r} is not an override. Write key=value, such as train.epochs=3.") from None
     keys = {o.key_or_group for o in parsed if not o.is_delete()}
     extra = ["train.epochs=null"] if "train.iterations" in keys and "train.epochs" not in keys else []
-    ours = [o for o in parsed if o.key_or_group.split("/")[0].split(".")[0] != "hydra"]
+    theirs = [o for o in parsed if o.key_or_group.split("/")[0].split(".")[0] == "hydra"]
+    ours = [o for o in parsed if o not in theirs]
     values = {str(o.input_line): [str(o.input_line)] for o in ours}
     for o in ours:
         line = str(o.input_line)
@@ -198,9 +225,12 @@ def checked(overrides: list[str], multirun: bool) -> tuple[list[str], Settings]:
             if not multirun:
                 raise UsageError(f"{line} names several values: add -m to train each of them.")
             name = line.split("=", 1)[0]
-            values[line] = [f"{name}={text}" for text in _sweep_texts(o, name.lstrip("+"))]
+            try:
+                values[line] = [f"{name}={text}" for text in _sweep_texts(o, name.lstrip("+"))]
+            except (HydraException, ValueError) as error:
+                raise UsageError(f"{line} is no list of values to try: {error}") from None
     first = [texts[0] for texts in values.values()]
-    settings = _compose(first + extra)
+    settings = _compose(first + extra, [str(o.input_line) for o in theirs if not o.is_sweep_override()])
     for i, texts in enumerate(values.values()):
         for text in texts[1:]:
             _compose([*first[:i], text, *first[i + 1 :], *extra])
@@ -215,7 +245,7 @@ def _sweep_texts(override: Any, key: str) -> list[str]:
     return [str(text) for text in override.sweep_iterator(transformer=Transformer.encode)]
 
 
-def _compose(overrides: list[str]) -> Settings:
+def _compose(overrides: list[str], of_hydra: Sequence[str] = ()) -> Settings:
     """Compose and check one job's configuration, with the project's messages in place of Hydra's."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -241,10 +271,12 @@ def _compose(overrides: list[str]) -> Settings:
             for line in overrides:
                 key = line.split("=", 1)[0].lstrip("+~")
                 if line not in group_lines and not any(k == key or k.startswith(f"{key}.") for k in known):
-                    raise UsageError(unknown_key(key, known))
-            return settings(compose("config", overrides))
-    except HydraException as error:
-        raise UsageError(str(error)) from None
+                    raise UsageError(unknown_key(key, [*sorted(menus), *known]))
+            return settings(compose("config", [*overrides, *of_hydra]))
+    except YAMLError as error:
+        raise UsageError(f"A file in conf/ is not readable: {error}") from None
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise UsageError(str(error).partition("\nConfig search path:")[0].strip()) from None
     finally:
         GlobalHydra.instance().clear()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,9 @@ def read_idx(path: Path, ndim: int) -> Bytes:
         )
     head = 4 + 4 * ndim
     shape = tuple(int.from_bytes(raw[i : i + 4], "big") for i in range(4, head, 4))
-    if len(raw) != head + int(np.prod(shape, dtype=np.int64)):
+    if len(raw) < head:
+        raise UsageError(f"{path.name} ends inside its head, after {len(raw)} of {head} bytes")
+    if len(raw) != head + math.prod(shape):
         raise UsageError(f"{path.name} says {shape} but holds {len(raw) - head:,} bytes of data")
     return np.frombuffer(raw, np.uint8, offset=head).reshape(shape)
 
@@ -188,8 +191,6 @@ def _shifted(images: torch.Tensor, moves: torch.Tensor, pixels: int) -> torch.Te
 
 def _affine(draws: torch.Tensor, menu: Affine) -> torch.Tensor:
     """(n, 6) draws in [-1, 1) to (n, 2, 3): a linear map and a move in pixels."""
-    import math
-
     import torch
 
     angle = draws[:, 0] * math.radians(menu.degrees)

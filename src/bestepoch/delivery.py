@@ -72,10 +72,13 @@ class Delivery:
         """Begin; the tracker is first met on its own thread."""
         self._thread.start()
 
-    def close(self, status: str, wait: float) -> bool:
-        """Deliver the rest and end the tracker's run with ``status``; whether that was done within ``wait`` seconds."""
+    def finish(self, status: str) -> None:
+        """Ask for the rest to be delivered and the tracker's run to be ended with ``status``."""
         self._status = status
         self._closing.set()
+
+    def complete(self, wait: float) -> bool:
+        """Whether that is done, or is within ``wait`` seconds."""
         self._thread.join(wait)
         return self._complete
 
@@ -95,12 +98,11 @@ class Delivery:
                 pause, warned = EVERY_SECONDS, False
             except Exception as error:
                 if not warned:
-                    reason = str(error).strip().splitlines()
                     log.warning(
                         "warning: %s does not take the run's data (%s). Training goes on, the journal keeps everything "
                         "and it is tried again.",
                         self.tracker.name,
-                        reason[0] if reason else type(error).__name__,
+                        project.first_line(error),
                     )
                 warned = True
                 if closing:
@@ -130,7 +132,9 @@ class Deliveries:
         """Deliver the rest, end each tracker's run, and say which could not take everything in time."""
         until = time.monotonic() + self.settings.drain_seconds
         for delivery in self.all:
-            if not delivery.close(status, max(until - time.monotonic(), 0.1)):
+            delivery.finish(status)  # all of them at once: one that hangs takes no time from the others
+        for delivery in self.all:
+            if not delivery.complete(max(until - time.monotonic(), 0.1)):
                 log.warning(
                     "warning: %s has not taken everything. When it answers again: python -m bestepoch.sync run=%s",
                     delivery.tracker.name,

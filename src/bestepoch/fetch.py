@@ -150,6 +150,7 @@ def _http(how: Fetch) -> Callable[..., None]:
 
     def download(url: str, output_file: str, _pooch: object) -> None:
         import requests
+        import urllib3
 
         from bestepoch.terminal import download_progress
 
@@ -159,13 +160,16 @@ def _http(how: Fetch) -> Callable[..., None]:
             started, got = time.monotonic(), 0
             with download_progress(url.rsplit("/", 1)[-1], total) as advance:
                 # read1 returns what has come, so that the clock is looked at however little that is
-                while chunk := answer.raw.read1(1 << 16):
-                    file.write(chunk)
-                    advance(len(chunk))
-                    got += len(chunk)
-                    seconds = time.monotonic() - started
-                    if seconds > how.timeout and got / 1000 / seconds < how.min_speed:
-                        raise Unreachable(f"too slow: {got / 1000 / seconds:.1f} kB/s after {seconds:.0f} s")
+                try:
+                    while chunk := answer.raw.read1(1 << 16):
+                        file.write(chunk)
+                        advance(len(chunk))
+                        got += len(chunk)
+                        seconds = time.monotonic() - started
+                        if seconds > how.timeout and got / 1000 / seconds < how.min_speed:
+                            raise Unreachable(f"too slow: {got / 1000 / seconds:.1f} kB/s after {seconds:.0f} s")
+                except urllib3.exceptions.HTTPError as error:  # requests translates these only in its own reading
+                    raise requests.ConnectionError(str(error)) from None
             if total and got != total:
                 raise Unreachable(f"cut off after {got:,} of {total:,} bytes")
 

@@ -107,7 +107,11 @@ class Journal:
             taken = [self._rows.popleft() for _ in range(len(self._rows))]
             rows = [row for row in taken if row[0] > self._last_iteration]
             if rows:
-                _append(self.iterations, _lines(rows))
+                try:
+                    _append(self.iterations, _lines(rows))
+                except OSError as error:
+                    self._failure = error  # for good: a row behind a hole would hide that rows are missing
+                    raise
                 self._last_iteration = rows[-1][0]
             if sync:
                 for path in (self.iterations, self.epochs):
@@ -126,21 +130,19 @@ class Journal:
         while not self._closing.wait(EVERY_SECONDS):
             try:
                 self.flush()
-            except OSError as error:
-                self._failure = error  # the training thread meets it at its next flush
-                return
+            except OSError:
+                return  # the training thread meets it at its next flush
 
 
 def _open(path: Path, columns: tuple[str, ...]) -> int:
     """Make the file with its header, or cut off a line that a kill left unfinished. Returns the last row's number."""
-    if not path.exists() or path.stat().st_size == 0:
+    content = path.read_bytes() if path.exists() else b""
+    whole = content.rfind(b"\n") + 1
+    if not whole:
         path.write_text(",".join(columns) + "\n")
         return 0
-    with path.open("rb+") as file:
-        content = file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            file.truncate(whole)
+    if whole < len(content):
+        os.truncate(path, whole)
     last = content[:whole].rstrip(b"\n").rsplit(b"\n", 1)[-1].split(b",", 1)[0]
     return int(last) if last.isdigit() else 0
 

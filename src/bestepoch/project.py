@@ -19,6 +19,11 @@ class UsageError(Exception):
     """Something the person at the keyboard can put right; shown without a traceback."""
 
 
+def first_line(error: Exception) -> str:
+    """What an error of a library says, without the page that some add to it."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def root() -> Path:
     """The project that this command works on: the nearest folder upward that has a ``dvc.yaml``.
 

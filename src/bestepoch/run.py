@@ -52,6 +52,17 @@ class Run:
         self.info.update(values)
         project.write_json(self.folder / "run.json", self.info)
 
+    def lock(self) -> bool:
+        """Keep other processes from taking the run up; False where one has it now."""
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        self._lock = lock
+        self.info = self.read(self.folder).info  # as it is now that nobody else changes it
+        return True
+
     def close(self) -> None:
         """Let other processes take the run up."""
         if self._lock is not None:
@@ -117,15 +128,12 @@ class Run:
         if not (place / "run.json").is_file():
             return None
         run = cls.read(place)
-        if run.info.get("fingerprint") != fingerprint or (run.status == "finished" and not finished):
+        if run.info.get("fingerprint") != fingerprint or not run.lock():
             return None
-        lock = FileLock(place / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return None  # another process is training it now
-        run = cls.read(place)
-        run._lock, run.resumed = lock, True
+        if run.status == "finished" and not finished:
+            run.close()
+            return None
+        run.resumed = True
         return run
 
 

@@ -46,31 +46,38 @@ class Plan:
 
     def describe(self) -> str:
         """The arithmetic, as it is printed before training."""
-        lines = [
-            f"{self.images:,} images ÷ {self.batch_size:,} a batch = {self.per_epoch:,} iterations an epoch"
-            + ("" if self.last_batch == self.batch_size else f", the last batch has {self.last_batch:,} images"),
-            f"{self.epochs:,} epochs × {self.per_epoch:,} iterations = {self.iterations:,} updates"
-            if not self.cut
-            else f"{self.iterations:,} updates = {self.epochs - 1:,} epochs + {self.cut:,} of {self.per_epoch:,} "
-            f"iterations: training ends inside epoch {self.epochs:,}",
-        ]
-        return "\n".join(lines)
+        batches = (
+            f"{self.images:,} images ÷ {self.batch_size:,} a batch = {_count(self.per_epoch, 'iteration')} an epoch"
+        )
+        if self.last_batch != self.batch_size:
+            batches += f", the last batch has {_count(self.last_batch, 'image')}"
+        whole = _count(self.epochs - bool(self.cut), "epoch")
+        if self.cut:
+            total = (
+                f"{_count(self.iterations, 'update')} = {whole} + {self.cut:,} of {self.per_epoch:,} iterations: "
+                f"training ends inside epoch {self.epochs:,}"
+            )
+        else:
+            total = f"{whole} × {_count(self.per_epoch, 'iteration')} = {_count(self.iterations, 'update')}"
+        return f"{batches}\n{total}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def plan(images: int, train: Train) -> Plan:
     """What ``train.epochs`` or ``train.iterations`` mean for this many images.
 
     Raises:
-        UsageError: neither is given, both are and disagree, or the batch is larger than the data set.
+        UsageError: both are given and disagree, or the batch is larger than the data set.
     """
     if train.batch_size > images:
         raise UsageError(f"train.batch_size = {train.batch_size:,} is more than the {images:,} training images")
     per_epoch = math.ceil(images / train.batch_size)
-    if train.epochs is None and train.iterations is None:
-        raise UsageError("train.epochs and train.iterations are both null: give one, such as train.epochs=6")
     if train.epochs is None or train.iterations is None:
         iterations = train.iterations if train.epochs is None else train.epochs * per_epoch
-        assert iterations is not None
+        assert iterations is not None  # the schema sees to that
         return Plan(images, train.batch_size, iterations)
     if train.epochs * per_epoch != train.iterations:
         raise UsageError(

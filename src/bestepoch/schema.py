@@ -5,9 +5,11 @@ One class for each entry of a menu; `bestepoch.config` reads the files and puts 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import math
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 
 class Strict(BaseModel):
@@ -23,7 +25,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Activation = Literal["relu", "gelu", "tanh", "sigmoid"]
-Column = Annotated[str, Field(min_length=1)]
+Metric = Literal["train/epoch_loss", "val/loss", "val/accuracy"]  # columns of epochs.csv
 Mode = Literal["min", "max"]
 
 
@@ -88,6 +90,16 @@ class Sgd(Rated):
     name: Literal["sgd"]
     momentum: Share
     nesterov: bool
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise PydanticCustomError(
+                "together",
+                "optimizer.nesterov = true needs a momentum: give one, such as optimizer.momentum=0.9, "
+                "or optimizer.nesterov=false",
+            )
+        return self
 
 
 class Adam(Rated):
@@ -168,7 +180,7 @@ class NoStopping(Strict):
 
 class Patience(Strict):
     name: Literal["patience"]
-    metric: Column
+    metric: Metric
     mode: Mode
     patience: Count
     min_delta: NotNegative
@@ -181,8 +193,10 @@ class Fetch(Strict):
     retries: Whole
 
 
-def _share_or_count(value: Any) -> float | int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (0 < value < 1 or value == int(value) >= 1):
+def _share_or_count(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        value = 0
+    if not (0 < value < 1 or value == int(value) >= 1):
         raise ValueError("must be a share between 0 and 1 (0.1) or a count of images (6000)")
     return value
 
@@ -197,6 +211,14 @@ class Train(Strict):
     iterations: Count | None
     batch_size: Count
 
+    @model_validator(mode="after")
+    def _one_is_given(self) -> Self:
+        if self.epochs is None and self.iterations is None:
+            raise PydanticCustomError(
+                "together", "train.epochs and train.iterations are both null: give one, such as train.epochs=6"
+            )
+        return self
+
 
 class Loss(Strict):
     label_smoothing: Share
@@ -208,7 +230,7 @@ class Device(Strict):
 
 
 class Selection(Strict):
-    metric: Column
+    metric: Metric
     mode: Mode
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
-from bestepoch.journal import EPOCH_COLUMNS, Row
+from bestepoch.journal import Row
 from bestepoch.project import UsageError
-from bestepoch.schema import NoStopping, Patience
-
-NOT_METRICS = ("epoch", "iteration", "time", "seconds", "lr")
+from bestepoch.schema import Metric, NoStopping, Patience
 
 
 def best_epoch(epochs: list[Row], metric: str, mode: str) -> Row:
@@ -17,7 +16,8 @@ def best_epoch(epochs: list[Row], metric: str, mode: str) -> Row:
     Raises:
         UsageError: no such column, or no epoch with a finite value in it.
     """
-    check_metric(metric, "selection.metric")
+    if metric not in get_args(Metric):
+        raise UsageError(f"{metric} is no metric of epochs.csv; there are: {', '.join(get_args(Metric))}")
     sign = 1.0 if mode == "min" else -1.0
     finite = [row for row in epochs if math.isfinite(row[metric])]
     if not finite:
@@ -30,13 +30,6 @@ def best_epoch(epochs: list[Row], metric: str, mode: str) -> Row:
     return min(finite, key=rank)
 
 
-def check_metric(metric: str, setting: str) -> None:
-    """Raises UsageError unless ``metric`` is a column of ``epochs.csv`` that an epoch can be chosen by."""
-    allowed = [c for c in EPOCH_COLUMNS if c not in NOT_METRICS]
-    if metric not in allowed:
-        raise UsageError(f"{setting} = {metric} is no metric of epochs.csv; allowed: {', '.join(allowed)}")
-
-
 def stop_reason(epochs: list[Row], menu: NoStopping | Patience) -> str | None:
     """Why training should end after the last epoch of the table, or None.
 
@@ -45,7 +38,6 @@ def stop_reason(epochs: list[Row], menu: NoStopping | Patience) -> str | None:
     """
     if isinstance(menu, NoStopping):
         return None
-    check_metric(menu.metric, "stopping.metric")
     sign = 1.0 if menu.mode == "min" else -1.0
     reference, waited = math.inf, 0
     for row in epochs:

@@ -65,6 +65,8 @@ def split(raw: Path, out: Path, how: Split) -> dict[str, Any]:
     moved = np.array([ours[i] in in_train for i in validation], bool)
     twins = validation[moved]
     train, validation = np.sort(np.concatenate([train, twins])), validation[~moved]
+    if not len(validation):
+        raise UsageError("Every validation image is also a training image: nothing is left to validate on")
 
     parts = {
         "train": (images[train], labels[train]),
@@ -124,6 +126,8 @@ def _stratified(labels: Bytes, kept: NDArray[Any], how: Split) -> tuple[NDArray[
     from sklearn.model_selection import train_test_split
 
     n, wanted = len(kept), how.validation
+    if not n:
+        raise UsageError("Every training image is also a test image: nothing is left to train on")
     count = round(wanted * n) if wanted < 1 else int(wanted)
     present, sizes = np.unique(labels[kept], return_counts=True)
     most = n - len(present)

@@ -22,6 +22,10 @@ def main(settings: Settings) -> None:
         raise UsageError("Which run? Add run=runs/<name>")
     folder = find_run(settings.run)
     run = Run.read(folder)
+    if not run.lock():
+        raise UsageError(f"{project.relative(folder)} is being trained now; it is delivered by who trains it")
+    # one that nobody trains and that never came to its end was killed
+    status = "killed" if run.status == "running" else run.status
     trackers: list[Tracker] = [MlflowTracker(run, settings.tracking.experiment), TensorBoardTracker(run)]
     wanted = {"MLflow": settings.tracking.mlflow, "TensorBoard": settings.tracking.tensorboard}
     for tracker in trackers:
@@ -31,7 +35,7 @@ def main(settings: Settings) -> None:
         tracker.place = place.values
         try:
             new = catch_up(tracker, folder, place.values)
-            tracker.close(run.status)
+            tracker.close(status)
         except Exception as error:
             raise UsageError(f"{tracker.name} does not take the run's data: {error}") from None
         place.save()

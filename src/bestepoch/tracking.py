@@ -7,7 +7,6 @@ carry their own times, so sending one twice stores it once.
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 import json
 import logging
@@ -69,30 +68,34 @@ def store_uri() -> str:
 
 
 def client(uri: str) -> Any:
-    """An MLflow client; makes the store's tables where they are missing."""
+    """An MLflow client; makes a SQLite store where it is missing."""
     from mlflow import MlflowClient
 
+    path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    if uri.startswith("sqlite:///") and not path.exists():
+        (project.home() / "runs").mkdir(exist_ok=True)
+        # by one process alone, and beside: MLflow creates its tables in many steps, and cannot go on from halfway
+        with FileLock(project.home() / "runs" / ".store.lock"):
+            if not path.exists():
+                beside = path.with_name(f"{path.name}.partial")
+                beside.unlink(missing_ok=True)
+                MlflowClient(tracking_uri=f"sqlite:///{beside}")
+                beside.replace(path)
     return MlflowClient(tracking_uri=uri)
 
 
 def experiment(mlflow: Any, uri: str, name: str) -> str:
     """The id of the experiment, made where it is missing, with artifacts at an absolute place."""
-    local = uri.startswith("sqlite:")
-    # one process at a time: MLflow's first look at a new database creates its tables
-    guard = FileLock(project.home() / "runs" / ".store.lock") if local else contextlib.nullcontext()
-    (project.home() / "runs").mkdir(exist_ok=True)
-    with guard:
-        found = mlflow.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        place = (project.home() / "mlartifacts" / name).as_uri() if local else None
+    found = mlflow.get_experiment_by_name(name)
+    if found is None:
+        place = (project.home() / "mlartifacts" / name).as_uri() if uri.startswith("sqlite:") else None
         try:
             return str(mlflow.create_experiment(name, artifact_location=place))
         except Exception:
-            found = mlflow.get_experiment_by_name(name)  # another machine was faster
+            found = mlflow.get_experiment_by_name(name)  # another process was faster
             if found is None:
                 raise
-            return str(found.experiment_id)
+    return str(found.experiment_id)
 
 
 class MlflowTracker:
@@ -113,8 +116,10 @@ class MlflowTracker:
         mlflow = client(self.uri)
         if self.place.get("uri") != self.uri or not _there(mlflow, self.place["run_id"]):
             # another store, or one that lost the run: everything is delivered anew
+            run_id = self._find(mlflow) or self._make(mlflow)
+            self._describe(mlflow, run_id)  # also one that was found: who made it may not have come this far
             self.place.clear()
-            self.place.update(uri=self.uri, run_id=self._find(mlflow) or self._make(mlflow))
+            self.place.update(uri=self.uri, run_id=run_id)
         if self.run.status == "running":
             mlflow.update_run(self.place["run_id"], status="RUNNING")
         self.client = mlflow
@@ -127,15 +132,19 @@ class MlflowTracker:
 
     def _make(self, mlflow: Any) -> str:
         number = experiment(mlflow, self.uri, self.experiment)
-        made = mlflow.create_run(number, start_time=int(self.run.info["started"] * 1000), run_name=self.run.name)
-        self._describe(mlflow, made.info.run_id)
+        made = mlflow.create_run(
+            number,
+            start_time=int(self.run.info["started"] * 1000),
+            tags={"bestepoch.key": self.run.info["key"]},  # at once: by this a later attempt finds it
+            run_name=self.run.name,
+        )
         return str(made.info.run_id)
 
     def _describe(self, mlflow: Any, run_id: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
 
         info = self.run.info
-        tags = {"mlflow.runName": self.run.name, "bestepoch.key": info["key"], **describe_tags(info)}
+        tags = {"mlflow.runName": self.run.name, **describe_tags(info)}
         if self.parent is not None:
             tags["sweep"] = self.run.folder.parent.name
         if self.parent or outer_run():
@@ -147,13 +156,16 @@ class MlflowTracker:
         data = info["data"]
         entity = Dataset(
             name=data["name"],
-            digest=data["checksum"][:36],  # as long as MLflow takes
+            digest=data["checksum"][:12],  # the whole of it is a tag
             source_type="local",
             source=json.dumps({"uri": data["folder"]}),
             profile=json.dumps({**data["sizes"], "checksum": data["checksum"]}),
         )
         mlflow.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
-        mlflow.log_dict(run_id, info["config"], "config.yaml")
+        try:
+            mlflow.log_dict(run_id, info["config"], "config.yaml")
+        except Exception as error:  # files have a place of their own, which may fail alone; the curves need it not
+            log.warning("warning: MLflow does not take the file config.yaml (%s)", project.first_line(error))
 
     def write(self, iterations: list[Row], epochs: list[Row]) -> None:
         """In batches of what one request may carry."""
@@ -234,27 +246,37 @@ class TensorBoardTracker:
         self.folder = run.folder
         self.place: dict[str, Any] = {}
         self._writer: Any = None
-        self._last = {"iteration": 0, "epoch": 0}
+        self._last: dict[str, int] | None = None
 
     def open(self) -> None:
-        """Begin a file of this attempt's own, behind what the files of earlier attempts hold."""
-        if self._writer is None:
+        """Look how far the event files of earlier attempts go."""
+        if self._last is None:
             self._last = last_steps(self.folder)
-            attempt = len(list(self.folder.glob("events.out.tfevents.*")))
-            self._writer = event_writer(self.folder, f".{attempt}")
+            if self.place.get("last") != self._last:
+                self.place.clear()  # files were deleted, or hold more than was noted: all is looked at again
 
     def write(self, iterations: list[Row], epochs: list[Row]) -> None:
-        """One event a row; a row that a file holds already is left out."""
+        """One event a row, in a file of this attempt's own; a row that a file holds already is left out."""
+        assert self._last is not None
         for rows, keys, axis in ((iterations, PER_ITERATION, "iteration"), (epochs, PER_EPOCH, "epoch")):
             for row in rows:
                 if row[axis] > self._last[axis]:
-                    self._writer.add_event(scalars({key: row[key] for key in keys}, int(row[axis]), row["time"]))
+                    self._file().add_event(scalars({key: row[key] for key in keys}, int(row[axis]), row["time"]))
                     self._last[axis] = int(row[axis])
-        self._writer.flush()
+        if self._writer is not None:
+            self._writer.flush()
+        self.place["last"] = dict(self._last)
+
+    def _file(self) -> Any:
+        if self._writer is None:
+            attempt = len(list(self.folder.glob("events.out.tfevents.*")))
+            self._writer = event_writer(self.folder, f".{attempt}")
+        return self._writer
 
     def close(self, status: str) -> None:
         """Nothing is left to write."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 def event_writer(folder: Path, suffix: str) -> Any:
@@ -347,10 +369,12 @@ def record_evaluation(
     tracker.client.log_batch(run_id, metrics=[Metric(key, value, now, 0) for key, value in metrics.items()])
     tracker.client.log_artifacts(run_id, str(files), "evaluate")
     fluent.set_tracking_uri(tracker.uri)
-    with fluent.start_run(run_id=run_id):
-        model.log()
-    # start_run ended the run as finished, now; it is still what it was
-    tracker.client.set_terminated(run_id, before.status, end_time=before.end_time)
+    try:
+        with fluent.start_run(run_id=run_id):
+            model.log()
+    finally:
+        # start_run ended the run as finished or failed, now; it is still what it was
+        tracker.client.set_terminated(run_id, before.status, end_time=before.end_time)
     return run_id
 
 

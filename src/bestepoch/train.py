@@ -30,7 +30,6 @@ log = logging.getLogger("bestepoch")
 
 def main(settings: Settings) -> float:
     """Train one configuration; under `dvc repro`, hand the finished run over. Returns the best selection metric."""
-    selection.check_metric(settings.selection.metric, "selection.metric")
     split = prepare.pipeline_split() if settings.publish else prepare.split_for(settings)
     run = train(settings, split)
     if settings.publish:
@@ -47,7 +46,6 @@ def main(settings: Settings) -> float:
 def sweep_main(settings: Settings, sweep: Sweep) -> float:
     """One job of a sweep: a run below the sweep's folder and its parent run."""
     with sweep.job() as folder:
-        selection.check_metric(settings.selection.metric, "selection.metric")
         run = train(settings, prepare.split_for(settings), folder, sweep.parent)
         run.close()
         sweep.result(run, best_metric(run.folder, settings))
@@ -96,9 +94,12 @@ def train(settings: Settings, split: Summary, folder: Path | None = None, parent
         run.update(reason=str(error))
         raise UsageError(str(error)) from None
     finally:
-        journal.close()
-        run.update(status=status, ended=time.time())
-        deliveries.close(status)
+        try:
+            journal.close()
+        finally:
+            run.info.update(status=status, ended=time.time())
+            deliveries.close(status)
+            run.update()  # last: a kill while a tracker takes the rest leaves a run that the same command goes on with
     return run
 
 
@@ -159,7 +160,10 @@ def _epochs(
     try:
         for epoch in range(math.ceil(done / plan.per_epoch) + evaluated, plan.epochs + 1):
             past = [row for row in read(journal.epochs) if row["epoch"] < epoch]
-            if selection.stop_reason(past, settings.stopping):
+            reason = selection.stop_reason(past, settings.stopping)
+            if reason:
+                run.update(stopped={"epoch": epoch - 1, "reason": reason})
+                view.line(f"stopped early after epoch {epoch - 1}: {reason}")
                 break
             history = [row["val/loss"] for row in past]
             begin, end = (epoch - 1) * plan.per_epoch, min(epoch * plan.per_epoch, plan.iterations)
@@ -223,11 +227,6 @@ def _epochs(
             evaluated, before = True, 0.0
             save()
             view.epoch(row, plan.epochs)
-            reason = selection.stop_reason([*past, row], settings.stopping)
-            if reason:
-                run.update(stopped={"epoch": epoch, "reason": reason})
-                view.line(f"stopped early after epoch {epoch}: {reason}")
-                break
             if stop:
                 raise Interrupted(stop[0])
     finally:
