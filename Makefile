@@ -25,7 +25,8 @@ repro: install  ## fetch, split, train, evaluate: whatever is out of date
 	dvc repro
 
 test: install  ## all tests
-	python -m pytest -n 2 --dist loadgroup
+	# one thread a process: two tests run at once, and threads that wait for each other spin
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadgroup
 
 lint: install  ## ruff and mypy
 	ruff check .

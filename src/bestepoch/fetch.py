@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from bestepoch import config, project, sample
@@ -16,6 +16,9 @@ from bestepoch.app import launch
 from bestepoch.data import md5
 from bestepoch.project import UsageError
 from bestepoch.schema import Fetch, Idx, Sample, Settings
+
+if TYPE_CHECKING:
+    import requests
 
 log = logging.getLogger("bestepoch")
 
@@ -84,7 +87,7 @@ def _from_mirrors(data: Idx, how: Fetch, out: Path, beside: Path) -> tuple[list[
     """
     for role, name in data.files.model_dump().items():
         checksum = getattr(data.md5, role)
-        if checksum and (out / name).is_file() and md5(out / name) == checksum:
+        if checksum and (out / name).is_file() and md5(out / name) == checksum.lower():
             shutil.copyfile(out / name, beside / name)
             continue
         reasons, corrupt = [], False
@@ -105,6 +108,7 @@ def _from_mirrors(data: Idx, how: Fetch, out: Path, beside: Path) -> tuple[list[
 
 def _download(mirror: str, name: str, checksum: str | None, how: Fetch, beside: Path) -> None:
     import pooch
+    import requests
 
     pooch.get_logger().setLevel("ERROR")
     local = _local(mirror)
@@ -123,8 +127,10 @@ def _download(mirror: str, name: str, checksum: str | None, how: Fetch, beside: 
         if "hash" not in str(error):
             raise Unreachable(str(error)) from None
         raise Corrupt(f"{name} has the wrong checksum: expected md5 {checksum}") from None
-    except OSError as error:  # requests' errors are among these
+    except requests.RequestException as error:
         raise Unreachable(_reason(error)) from None
+    except OSError as error:  # a full disk here, say, is nothing that another mirror or the sample could mend
+        raise UsageError(f"{name} from {mirror} cannot be put down: {error}") from None
 
 
 def _local(mirror: str) -> Path | None:
@@ -138,9 +144,11 @@ def _local(mirror: str) -> Path | None:
 
 def _copy(path: Path) -> Callable[..., None]:
     def copy(url: str, output_file: str, _pooch: object) -> None:
-        if not path.is_file():
-            raise Unreachable("no such file")
-        shutil.copyfile(path, output_file)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise Unreachable("no such file" if not path.exists() else str(error)) from None
+        Path(output_file).write_bytes(content)
 
     return copy
 
@@ -176,7 +184,7 @@ def _http(how: Fetch) -> Callable[..., None]:
     return download
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: requests.RequestException) -> str:
     import requests
 
     if isinstance(error, requests.HTTPError) and error.response is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from bestepoch import project
 from bestepoch.data import Summary
 from bestepoch.project import UsageError
-from bestepoch.schema import Settings
+from bestepoch.schema import Idx, Settings
 
 log = logging.getLogger("bestepoch")
 
@@ -29,7 +29,7 @@ def split_for(settings: Settings) -> Summary:
     wanted = {"data": settings.data.name, "split": settings.split.model_dump()}
     try:
         there = pipeline_split()
-        if there.values.get("request") == wanted:
+        if there.values.get("request") == wanted and _same_files(there, settings):
             return there
     except UsageError:
         pass
@@ -38,7 +38,18 @@ def split_for(settings: Settings) -> Summary:
     )
     if not (folder / "summary.json").is_file():
         _prepare(settings, folder)
-    return Summary.read(folder)
+    split = Summary.read(folder)
+    if split.offline_sample:
+        log.warning("To ask the mirrors of %s again: rm -r %s", split.requested, project.relative(folder))
+    return split
+
+
+def _same_files(split: Summary, settings: Settings) -> bool:
+    """Whether the split was made of the files that ``conf/data/`` has the checksums of."""
+    if split.offline_sample or not isinstance(settings.data, Idx):
+        return True
+    wanted = settings.data.md5.model_dump(exclude_none=True)
+    return all(split.values["files"][role]["md5"] == checksum.lower() for role, checksum in wanted.items())
 
 
 def _prepare(settings: Settings, folder: Path) -> None:
