@@ -1,0 +1,249 @@
+"""A copy of the project to train in for real, and what its runs left there, read without the project's own readers."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+# small and repeatable: 4,050 training, 450 validation and 500 test images, no network
+SAMPLE = ("data=mnist_sample", "device.name=cpu", "device.threads=1")
+PER_ITERATION = {"train/loss", "lr"}
+PER_EPOCH = {"val/loss", "val/accuracy", "train/epoch_loss"}
+CLOCK = {"time", "seconds"}  # the columns that no two runs have in common
+
+
+def project(folder: Path) -> Path:
+    """The files that git knows or would take, as they are now, in a repository of their own; nothing uncommitted."""
+    listed = git(CHECKOUT, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    for name in filter(None, listed.split("\0")):
+        if (CHECKOUT / name).is_file() and not name.startswith("tests/"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(CHECKOUT / name, folder / name)
+    git(folder, "init", "-q")
+    git(folder, "add", "-A")
+    git(folder, "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-q", "-m", "a copy")
+    return folder
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """What a git command prints."""
+    done = subprocess.run(
+        ["git", "-C", str(folder), *arguments], env=environment(folder), capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def with_split(folder: Path) -> Path:
+    """The sample, fetched and split where training will find it, so that it need not be done in each test."""
+    from bestepoch import config, prepare
+
+    with contextlib.chdir(folder):
+        prepare.split_for(config.checked([*SAMPLE], False)[1])
+    return folder
+
+
+def with_store(folder: Path) -> Path:
+    """An MLflow store whose tables are there already, which costs a second and a half otherwise."""
+    from mlflow import MlflowClient
+
+    MlflowClient(tracking_uri=store(folder))
+    return folder
+
+
+def store(folder: Path) -> str:
+    """Where a project keeps its runs when nothing else is said."""
+    return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    """The environment of this process but for what steers the project; then the copy's code, and ``more``."""
+    steering = ("MLFLOW_", "BESTEPOCH_", "DVC_", "GIT_", "HYDRA_")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(steering)}
+    return {**kept, "PYTHONPATH": str(folder / "src"), "MLFLOW_DISABLE_TELEMETRY": "true", **more}
+
+
+def command(stage: str, *arguments: str) -> list[str]:
+    """A stage as a person starts it, with this Python."""
+    return [sys.executable, "-m", f"bestepoch.{stage}", *arguments]
+
+
+def run(folder: Path, stage: str, *arguments: str, at: Path | None = None, code: int = 0, **more: str) -> str:
+    """Run a stage to its end, which must be ``code``; what it printed, errors and output together."""
+    done = subprocess.run(
+        command(stage, *arguments),
+        cwd=at or folder,
+        env=environment(folder, **more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == code, done.stdout
+    return done.stdout
+
+
+class Started:
+    """A stage that runs beside the test."""
+
+    def __init__(self, folder: Path, stage: str, *arguments: str, **more: str) -> None:
+        # to a file: nobody reads along, and a full pipe would stop it
+        self._printed = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed with the process
+        self.process = subprocess.Popen(
+            command(stage, *arguments),
+            cwd=folder,
+            env=environment(folder, **more),
+            stdout=self._printed,
+            stderr=subprocess.STDOUT,
+        )
+
+    def until(self, condition: Callable[[], Any], seconds: float = 90) -> None:
+        """Wait for a moment of its life; an error when that does not come while it lives."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert self.process.poll() is None, f"it ended before that moment:\n{self.printed()}"
+            assert time.monotonic() < end, f"that moment has not come in {seconds} s:\n{self.printed()}"
+            time.sleep(0.002)
+
+    def signal(self, number: int) -> int:
+        """Send it while it lives and wait for the end; the exit code, as `subprocess` gives it."""
+        assert self.process.poll() is None, f"it ended before the signal:\n{self.printed()}"
+        self.process.send_signal(number)
+        return self.end()
+
+    def end(self) -> int:
+        """Wait for the exit code."""
+        return self.process.wait(timeout=180)
+
+    def printed(self) -> str:
+        """All it has said so far."""
+        self._printed.seek(0)
+        return self._printed.read()
+
+    def close(self) -> None:
+        """Nothing of it is left."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self._printed.close()
+
+
+@contextlib.contextmanager
+def started(folder: Path, stage: str, *arguments: str, **more: str) -> Iterator[Started]:
+    """`Started`, which ends with the block at the latest."""
+    it = Started(folder, stage, *arguments, **more)
+    try:
+        yield it
+    finally:
+        it.close()
+
+
+def free_port() -> int:
+    """A port of this machine where nothing listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def locked(database: Path) -> Iterator[Callable[[], object]]:
+    """Nobody else can read or write a SQLite database until the block ends or what this yields is called."""
+    holder = sqlite3.connect(database, isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    try:
+        yield holder.rollback
+    finally:
+        holder.close()
+
+
+def only_run(folder: Path) -> Path:
+    """The folder of the one run that the project holds."""
+    found = [path.parent for path in (folder / "runs").glob("*/run.json")]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file as they are written."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def numbers(run: Path) -> dict[str, list[tuple[str, ...]]]:
+    """A run's two tables as text, without the clock's columns: what must be the same to the byte."""
+    out = {}
+    for name in ("iterations.csv", "epochs.csv"):
+        rows = table(run / name)
+        out[name] = [tuple(value for key, value in row.items() if key not in CLOCK) for row in rows]
+        assert rows, f"{name} is empty"
+    return out
+
+
+def weights(run: Path) -> dict[tuple[str, str], bytes]:
+    """Every tensor of every epoch's checkpoint, as bytes."""
+    import torch
+
+    out = {}
+    for path in sorted((run / "checkpoints").glob("epoch-*.pt")):
+        for name, tensor in torch.load(path, weights_only=True)["network"].items():
+            out[path.name, name] = tensor.contiguous().numpy().tobytes()
+    assert out, "no checkpoints"
+    return out
+
+
+Point = tuple[int, float]
+
+
+def journal_points(run: Path) -> dict[str, list[Point]]:
+    """The two tables as curves: name to (step, value), as every tracker must have them."""
+    iterations, epochs = table(run / "iterations.csv"), table(run / "epochs.csv")
+    curves = {key: [(int(row["iteration"]), float(row[key])) for row in iterations] for key in PER_ITERATION}
+    return curves | {key: [(int(row["epoch"]), float(row[key])) for row in epochs] for key in PER_EPOCH}
+
+
+def mlflow_points(client: Any, run_id: str) -> dict[str, list[Point]]:
+    """Every point of a run in an MLflow store, by step; doubled ones would show. Small pages, and all of them."""
+    curves = {}
+    for key in client.get_run(run_id).data.metrics:
+        page = client._tracking_client.store.get_metric_history(run_id, key, max_results=25)
+        metrics = list(page)
+        while page.token is not None:
+            page = client._tracking_client.store.get_metric_history(run_id, key, 25, page.token)
+            metrics += page
+        # the client reads every page by itself
+        assert len(client.get_metric_history(run_id, key)) == len(metrics)
+        curves[key] = sorted((m.step, m.value) for m in metrics)
+    return curves
+
+
+def mlflow_runs(client: Any, experiment: str = "bestepoch") -> list[Any]:
+    """All runs of the experiment."""
+    found = client.get_experiment_by_name(experiment)
+    return list(client.search_runs([found.experiment_id])) if found is not None else []
+
+
+def tensorboard_points(run: Path) -> dict[str, list[Point]]:
+    """Every point in a run's event files, as TensorBoard reads them and without its sampling."""
+    from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
+
+    events = EventAccumulator(str(run), size_guidance={SCALARS: 0})
+    events.Reload()
+    return {tag: sorted((e.step, e.value) for e in events.Scalars(tag)) for tag in events.Tags()[SCALARS]}
+
+
+def as_float32(curves: dict[str, list[Point]]) -> dict[str, list[Point]]:
+    """What is left of the values in TensorBoard, which stores 32 bits."""
+    import numpy as np
+
+    return {key: [(step, float(np.float32(value))) for step, value in points] for key, points in curves.items()}

@@ -1,0 +1,151 @@
+"""Every command in the README does what it says, on a copy of the project with a small experiment."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from live import CHECKOUT
+from pipeline import BIN, commit, edit, environment, fresh_copy, metrics, run, trainings
+
+README = (CHECKOUT / "README.md").read_text()
+COMMANDS = [
+    line.partition("#")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+]
+SERVERS = {"make ui": "http://127.0.0.1:{port}/health", "make tensorboard": "http://127.0.0.1:{port}/"}
+# the whole suite inside one of its tests would never end; that it is what `make test` starts is looked at
+NOT_HERE = {"make test"}
+
+pytestmark = pytest.mark.xdist_group("readme")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = fresh_copy(tmp_path_factory.mktemp("readme"))
+    edit(folder / "params.yaml", "data: mnist ", "data: mnist_sample ")
+    edit(folder / "params.yaml", "model: cnn ", "model: mlp ")
+    edit(folder / "params.yaml", "epochs: 6 ", "epochs: 1 ")
+    commit(folder)
+    # .venv as make would find it once it is installed
+    (folder / ".venv").mkdir()
+    for part in ("bin", "lib", "pyvenv.cfg"):
+        (folder / ".venv" / part).symlink_to(BIN.parent / part)
+    (folder / ".venv/.installed").touch()
+    return folder
+
+
+def test_the_readme_names_each_way_in() -> None:
+    for way in ("make repro", "make test", "dvc repro", "python -m bestepoch.train -m", "make ui", "mlflow run ."):
+        assert any(command.startswith(way) for command in COMMANDS), way
+
+
+def test_the_commands_run_in_the_order_of_the_readme(project: Path) -> None:
+    for command in COMMANDS:
+        if command in NOT_HERE or command in SERVERS:
+            continue
+        if "<name>" in command:
+            newest = max((project / "runs").glob("*/run.json"), key=lambda path: path.stat().st_mtime).parent.name
+            command = command.replace("<name>", newest)
+        run(project, *shlex.split(command))
+        if command.startswith("dvc exp run --queue"):
+            assert "Queued" in run(project, "dvc", "queue", "status")
+            run(project, "dvc", "queue", "remove", "--all")
+        if command.startswith("dvc exp run -S"):
+            run(project, "git", "checkout", "-q", ".")
+    assert metrics(project)["test_accuracy"] > 0.5
+    known = trainings(project)
+    assert {r.data.params.get("optimizer") for r in known} >= {"sgd", "adamw"}
+    parents = [r for r in known if r.data.tags.get("sweep") and "mlflow.parentRunId" not in r.data.tags]
+    assert len(parents) == 1
+    children = [r for r in known if r.data.tags.get("mlflow.parentRunId") == parents[0].info.run_id]
+    settings = {(r.data.params["optimizer"], r.data.params["optimizer.lr"]) for r in children}
+    assert settings == {("sgd", "0.01"), ("sgd", "0.1"), ("adamw", "0.01"), ("adamw", "0.1")}
+    assert all(r.info.status == "FINISHED" for r in known)
+
+
+@pytest.mark.parametrize("command", SERVERS)
+def test_the_servers_answer_on_this_machine_alone(project: Path, command: str) -> None:
+    assert command in COMMANDS
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with serving(project, f"{command} PORT={port}", SERVERS[command].format(port=port)) as said:
+        assert f"127.0.0.1:{port}" in said
+
+
+@contextlib.contextmanager
+def serving(project: Path, command: str, url: str) -> Iterator[str]:
+    log = project / "server.log"
+    with log.open("w") as out:
+        server = subprocess.Popen(
+            shlex.split(command),
+            cwd=project,
+            env=environment(),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        for _ in range(240):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(url, timeout=1).close()
+                break
+            assert server.poll() is None, log.read_text()
+            time.sleep(0.25)
+        else:
+            raise AssertionError(f"{url} does not answer:\n{log.read_text()}")
+        yield log.read_text()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+def test_make_test_runs_the_suite(project: Path) -> None:
+    assert "pytest" in run(project, "make", "-n", "test")
+
+
+def test_each_target_of_make_is_in_its_help(project: Path) -> None:
+    shown = run(project, "make")
+    targets = re.findall(r"^([a-z]+):", (project / "Makefile").read_text(), re.MULTILINE)
+    assert targets
+    for target in targets:
+        assert re.search(rf"^  make {target}\s+\S", shown, re.MULTILINE), target
+
+
+def test_the_menus_of_the_readme_are_those_of_conf() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", README, re.MULTILINE)
+    assert len(rows) == 6
+    for menu, text in rows:
+        named = set(re.findall(r"`(\w+)`", text.partition(", each")[0]))
+        assert named == {path.stem for path in (CHECKOUT / "conf" / menu).glob("*.yaml")}
+
+
+def test_what_the_readme_points_to_is_there() -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (CHECKOUT / link).is_file(), link
+
+
+def test_the_filter_in_the_readme_finds_runs(project: Path) -> None:
+    from mlflow import MlflowClient
+
+    (text,) = re.findall(r"`(params\..*?> 0\.99)`", README)
+    client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("bestepoch")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id], text.replace("0.99", "0.5").replace("sgd", "adamw"))
+    assert found
+    assert all(r.data.params["optimizer"] == "adamw" and r.data.metrics["test/accuracy"] > 0.5 for r in found)

@@ -1,0 +1,608 @@
+"""The split: stratified, seeded, without an image in two parts, and the same for any IDX data set."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bestepoch import config, prepare
+from bestepoch.data import idx_bytes, load
+from bestepoch.project import UsageError
+from bestepoch.schema import Split
+from bestepoch.split import announce, split
+
+PROJECT = Path(__file__).resolve().parents[1]
+PARTS = ("train", "validation", "test")
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A data set before it is split."""
+
+    images: Bytes
+    labels: Bytes
+    test_images: Bytes
+    test_labels: Bytes
+
+    def write(self, folder: Path, name: str = "invented") -> Path:
+        """As the fetch stage leaves it."""
+        folder.mkdir(parents=True)
+        arrays = {
+            "train_images": self.images,
+            "train_labels": self.labels,
+            "test_images": self.test_images,
+            "test_labels": self.test_labels,
+        }
+        for role, array in arrays.items():
+            (folder / f"{role}.gz").write_bytes(idx_bytes(array))
+        about = {
+            "name": name,
+            "requested": f"{name}, in full",
+            "source": "nowhere",
+            "files": {role: {"name": f"{role}.gz", "md5": "?"} for role in arrays},
+        }
+        (folder / "dataset.json").write_text(json.dumps(about))
+        return folder
+
+
+def invented(per_class: list[int], tests: int = 3, shape: tuple[int, int] = (5, 4), seed: int = 0) -> Raw:
+    """Random images, no two alike, in random order; ``tests`` of each class for testing."""
+    draw = np.random.default_rng(seed)
+    labels = draw.permutation(np.repeat(np.arange(len(per_class)), per_class)).astype(np.uint8)
+    test_labels = draw.permutation(np.repeat(np.arange(len(per_class)), tests)).astype(np.uint8)
+    images = draw.integers(0, 256, (len(labels) + len(test_labels), *shape), np.uint8)
+    assert len({image.tobytes() for image in images}) == len(images)
+    return Raw(images[: len(labels)], labels, images[len(labels) :], test_labels)
+
+
+def parts_of(folder: Path) -> dict[str, tuple[Bytes, Bytes]]:
+    """What is on the disk, read without this project's reader."""
+    parts = {}
+    for part in PARTS:
+        with np.load(folder / f"{part}.npz", allow_pickle=False) as arrays:
+            assert sorted(arrays) == ["images", "labels"]
+            parts[part] = arrays["images"], arrays["labels"]
+    return parts
+
+
+def hashes(images: Bytes) -> list[str]:
+    return [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
+
+
+def assert_disjoint(parts: dict[str, tuple[Bytes, Bytes]]) -> None:
+    train, validation, test = (set(hashes(images)) for images, _ in parts.values())
+    assert train & validation == set()
+    assert train & test == set()
+    assert validation & test == set()
+
+
+def counts(labels: Bytes) -> dict[int, int]:
+    return dict(sorted(Counter(labels.tolist()).items()))
+
+
+RAW = invented([100, 60, 40])
+TENTH = Split(validation=0.1, seed=0)
+
+
+def test_share_of_each_class(tmp_path):
+    summary = split(RAW.write(tmp_path / "raw"), tmp_path / "split", TENTH)
+    parts = parts_of(tmp_path / "split")
+    assert counts(parts["train"][1]) == {0: 90, 1: 54, 2: 36}
+    assert counts(parts["validation"][1]) == {0: 10, 1: 6, 2: 4}
+    assert counts(parts["test"][1]) == {0: 3, 1: 3, 2: 3}
+    assert summary["sizes"] == {"train": 180, "validation": 20, "test": 9}
+    assert summary["per_class"] == {"train": [90, 54, 36], "validation": [10, 6, 4], "test": [3, 3, 3]}
+    assert sorted(path.name for path in (tmp_path / "split").iterdir()) == [
+        "summary.json",
+        "test.npz",
+        "train.npz",
+        "validation.npz",
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw", "split"]
+
+
+def test_count_of_images(tmp_path):
+    summary = split(RAW.write(tmp_path / "raw"), tmp_path / "split", Split(validation=50, seed=0))
+    parts = parts_of(tmp_path / "split")
+    assert counts(parts["validation"][1]) == {0: 25, 1: 15, 2: 10}
+    assert counts(parts["train"][1]) == {0: 75, 1: 45, 2: 30}
+    assert summary["sizes"] == {"train": 150, "validation": 50, "test": 9}
+
+
+@pytest.mark.parametrize(("validation", "images"), [(0.033, 7), (0.5, 100), (3, 3), (197, 197), (20.0, 20)])
+def test_size_of_the_validation_part(validation, images, tmp_path):
+    summary = split(RAW.write(tmp_path / "raw"), tmp_path / "split", Split(validation=validation, seed=0))
+    parts = parts_of(tmp_path / "split")
+    assert {part: len(labels) for part, (_, labels) in parts.items()} == summary["sizes"]
+    assert summary["sizes"] == {"train": 200 - images, "validation": images, "test": 9}
+    assert all(set(labels.tolist()) == {0, 1, 2} for _, labels in parts.values())
+
+
+def test_every_image_keeps_its_label_and_is_in_one_part(tmp_path):
+    split(RAW.write(tmp_path / "raw"), tmp_path / "split", TENTH)
+    parts = parts_of(tmp_path / "split")
+    label_of = dict(zip(hashes(RAW.images), RAW.labels.tolist(), strict=True))
+    found = {}
+    for part in ("train", "validation"):
+        images, labels = parts[part]
+        assert images.dtype == labels.dtype == np.uint8
+        found |= dict(zip(hashes(images), labels.tolist(), strict=True))
+    assert found == label_of
+    assert len(parts["train"][1]) + len(parts["validation"][1]) == len(label_of) == 200
+    assert_disjoint(parts)
+
+
+@pytest.mark.parametrize("how", [TENTH, Split(validation=0.4, seed=3), Split(validation=50, seed=9)], ids=str)
+def test_official_test_set_stays_as_it_is(how, tmp_path):
+    split(RAW.write(tmp_path / "raw"), tmp_path / "split", how)
+    images, labels = parts_of(tmp_path / "split")["test"]
+    np.testing.assert_array_equal(images, RAW.test_images)  # in its order
+    np.testing.assert_array_equal(labels, RAW.test_labels)
+
+
+def test_same_seed_same_bytes(tmp_path, monkeypatch):
+    raw = RAW.write(tmp_path / "raw")
+    first = split(raw, tmp_path / "first", TENTH)
+    np.random.seed(5)  # the global generator must not matter
+    monkeypatch.setattr("time.time", lambda: 2_000_000_000.0)
+    second = split(raw, tmp_path / "second", TENTH)
+    assert first == second
+    for name in ("summary.json", *(f"{part}.npz" for part in PARTS)):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+
+
+def test_another_seed_holds_out_other_images(tmp_path):
+    raw = RAW.write(tmp_path / "raw")
+    held, checksums = [], []
+    for seed in (0, 1, 2**32 - 1):
+        summary = split(raw, tmp_path / f"{seed}", Split(validation=0.1, seed=seed))
+        parts = parts_of(tmp_path / f"{seed}")
+        held.append(frozenset(hashes(parts["validation"][0])))
+        checksums.append(summary["checksum"])
+        assert summary["seed"] == seed
+        assert summary["per_class"]["validation"] == [10, 6, 4]
+        np.testing.assert_array_equal(parts["test"][0], RAW.test_images)
+    assert len(set(held)) == len(set(checksums)) == 3
+
+
+def test_split_anew_replaces_the_old_one(tmp_path):
+    split(RAW.write(tmp_path / "raw"), tmp_path / "split", TENTH)
+    (tmp_path / "split/.gitignore").write_text("/train.npz\n")
+    other = invented([20, 20], seed=8)
+    summary = split(other.write(tmp_path / "other", "another"), tmp_path / "split", Split(validation=4, seed=1))
+    assert json.loads((tmp_path / "split/summary.json").read_text()) == summary
+    parts = parts_of(tmp_path / "split")
+    assert sorted(hashes(np.concatenate([parts["train"][0], parts["validation"][0]]))) == sorted(hashes(other.images))
+    assert (tmp_path / "split/.gitignore").read_text() == "/train.npz\n"
+
+
+def test_interrupted_split_vouches_for_nothing(tmp_path, monkeypatch):
+    """Parts of two splits must never pass for one."""
+    raw, rename = RAW.write(tmp_path / "raw"), Path.replace
+    split(raw, tmp_path / "split", TENTH)
+
+    def replace_or_stop(path: Path, target: Path) -> Path:
+        if path.name == "validation.npz":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", replace_or_stop)
+        split(raw, tmp_path / "split", Split(validation=0.1, seed=1))
+    assert not (tmp_path / "split/summary.json").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw", "split"]
+
+
+def test_summary_says_what_was_split(tmp_path):
+    summary = split(RAW.write(tmp_path / "raw"), tmp_path / "split", Split(validation=50, seed=7))
+    assert json.loads((tmp_path / "split/summary.json").read_text()) == summary
+    assert summary["name"] == "invented"
+    assert summary["source"] == "nowhere"
+    assert summary["request"] == {"data": "invented, in full", "split": {"validation": 50, "seed": 7}}
+    assert summary["files"]["test_labels"] == {"name": "test_labels.gz", "md5": "?"}
+    assert summary["image"] == [5, 4]
+    assert summary["classes"] == 3
+
+
+def test_checksums_are_of_what_is_on_the_disk(tmp_path):
+    summary = split(RAW.write(tmp_path / "raw"), tmp_path / "split", TENTH)
+    expected = {
+        part: hashlib.sha256(str(images.shape).encode() + images.tobytes() + labels.tobytes()).hexdigest()
+        for part, (images, labels) in parts_of(tmp_path / "split").items()
+    }
+    assert summary["checksums"] == expected
+    assert summary["checksum"] == hashlib.sha256("".join(expected[part] for part in PARTS).encode()).hexdigest()
+
+
+def changed(array: Bytes, place: int) -> Bytes:
+    other = array.copy()
+    other.reshape(-1)[place] ^= 1
+    return other
+
+
+@pytest.mark.parametrize(
+    ("other", "differing"),
+    [
+        (replace(RAW, images=changed(RAW.images, 0)), 1),
+        (replace(RAW, images=changed(RAW.images, -1)), 1),
+        (replace(RAW, test_images=changed(RAW.test_images, 77)), 1),
+        (replace(RAW, test_labels=changed(RAW.test_labels, 4)), 1),
+        (replace(RAW, images=RAW.images.reshape(-1, 4, 5), test_images=RAW.test_images.reshape(-1, 4, 5)), 3),
+    ],
+    ids=["first pixel", "last pixel", "test pixel", "test label", "shape alone"],
+)
+def test_checksum_tells_data_sets_apart(other, differing, tmp_path):
+    one = split(RAW.write(tmp_path / "raw"), tmp_path / "split", TENTH)
+    two = split(other.write(tmp_path / "other"), tmp_path / "split", TENTH)
+    assert one["checksum"] != two["checksum"]
+    assert sum(one["checksums"][part] != two["checksums"][part] for part in PARTS) == differing
+
+
+def test_mean_and_deviation_are_of_the_training_pixels_alone(tmp_path):
+    raw = replace(RAW, test_images=RAW.test_images // 4)  # darker, so that they would show
+    summary = split(raw.write(tmp_path / "raw"), tmp_path / "split", Split(validation=0.4, seed=0))
+    pixels = parts_of(tmp_path / "split")["train"][0].reshape(-1).tolist()
+    mean = Fraction(sum(pixels), len(pixels))
+    variance = Fraction(sum(p * p for p in pixels), len(pixels)) - mean**2
+    assert summary["pixel_mean"] == round(float(mean), 4)
+    assert summary["pixel_std"] == round(math.sqrt(variance), 4)
+    of_all = np.concatenate([RAW.images, raw.test_images]).mean()
+    assert abs(summary["pixel_mean"] - of_all) > 1
+    assert abs(summary["pixel_mean"] - RAW.images.mean()) > 1e-3
+
+
+def test_pixels_that_are_all_but_alike_can_still_be_divided_by_their_deviation(tmp_path):
+    """Every other image is told apart by one pixel."""
+    images = np.zeros((400, 20, 20), np.uint8)
+    images[np.arange(400), np.arange(400) // 20, np.arange(400) % 20] = 1
+    labels = np.tile(np.array([0, 1], np.uint8), 200)
+    raw = Raw(images, labels, 2 * images[:2], labels[:2])
+    summary = split(raw.write(tmp_path / "raw"), tmp_path / "split", TENTH)
+    assert summary["sizes"] == {"train": 360, "validation": 40, "test": 2}
+    assert summary["pixel_mean"] == 0.0025
+    assert summary["pixel_std"] == round(math.sqrt(0.0025 * 0.9975), 4)
+
+
+def test_training_images_that_are_test_images_are_left_out(tmp_path, said):
+    leaked = [3, 50, 51, 199]
+    images = RAW.images.copy()
+    images[leaked] = RAW.test_images[[0, 8, 8, 2]]
+    raw = replace(RAW, images=images)
+    summary = split(raw.write(tmp_path / "raw"), tmp_path / "split", TENTH)
+    assert summary["duplicates"]["left_out"]["count"] == 4
+    assert summary["duplicates"]["left_out"]["indices"] == leaked
+    assert summary["duplicates"]["moved"] == {**summary["duplicates"]["moved"], "count": 0, "indices": []}
+    parts = parts_of(tmp_path / "split")
+    assert_disjoint(parts)
+    assert summary["sizes"] == {"train": 176, "validation": 20, "test": 9}  # a tenth of 196
+    kept = np.delete(raw.images, leaked, axis=0)
+    assert sorted(hashes(np.concatenate([parts["train"][0], parts["validation"][0]]))) == sorted(hashes(kept))
+    np.testing.assert_array_equal(parts["test"][0], RAW.test_images)
+    assert sum(map(sum, (summary["per_class"]["train"], summary["per_class"]["validation"]))) == 196
+
+    announce(summary)
+    assert said() == [
+        "invented: 176 train, 20 validation, 9 test images of 3 classes",
+        "warning: 4 training images are also test images and were left out of training and validation",
+    ]
+
+
+def test_twins_within_the_training_images_end_in_one_part(tmp_path, said):
+    """Each image is there twice, so that about half of the validation images have their twin in training."""
+    twice = replace(RAW, images=np.concatenate([RAW.images] * 2), labels=np.concatenate([RAW.labels] * 2))
+    summary = split(twice.write(tmp_path / "raw"), tmp_path / "split", Split(validation=0.5, seed=0))
+    moved = summary["duplicates"]["moved"]
+    parts = parts_of(tmp_path / "split")
+    assert_disjoint(parts)
+    assert 0 < moved["count"] == len(moved["indices"]) < 200
+    assert summary["sizes"] == {"train": 200 + moved["count"], "validation": 200 - moved["count"], "test": 9}
+    assert summary["duplicates"]["left_out"]["count"] == 0
+    # nothing is lost, and each moved image is now beside its twin
+    both = np.concatenate([parts["train"][0], parts["validation"][0]])
+    assert Counter(hashes(both)) == Counter(hashes(twice.images))
+    in_train = Counter(hashes(parts["train"][0]))
+    assert [in_train[key] for key in hashes(twice.images[moved["indices"]])] == [2] * moved["count"]
+    assert set(Counter(hashes(parts["validation"][0])).values()) == {2}
+    assert {part: np.bincount(labels, minlength=3).tolist() for part, (_, labels) in parts.items()} == summary[
+        "per_class"
+    ]
+
+    announce(summary)
+    expected = f"warning: {moved['count']} validation images are also training images and were moved there"
+    assert said()[1:] == [expected]
+
+
+def test_twins_with_different_labels_end_in_one_part(tmp_path):
+    """An image is told by its pixels: a wrong label does not make it another one."""
+    raw = invented([40, 40])
+    raw = replace(
+        raw, images=np.concatenate([raw.images] * 2), labels=np.concatenate([raw.labels, 1 - raw.labels]).astype("u1")
+    )
+    summary = split(raw.write(tmp_path / "raw"), tmp_path / "split", Split(validation=0.3, seed=0))
+    assert summary["duplicates"]["moved"]["count"] > 0
+    assert_disjoint(parts_of(tmp_path / "split"))
+
+
+def test_without_duplicates_there_is_no_warning(tmp_path, said):
+    summary = split(RAW.write(tmp_path / "raw"), tmp_path / "split", TENTH)
+    assert [found["count"] for found in summary["duplicates"].values()] == [0, 0]
+    announce(summary)
+    assert said() == ["invented: 180 train, 20 validation, 9 test images of 3 classes"]
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What has been logged, however the package's logger is set up."""
+    messages: list[str] = []
+    monkeypatch.setattr("bestepoch.split.log.info", lambda text, *values: messages.append(text % values))
+    monkeypatch.setattr("bestepoch.split.log.warning", lambda text, *values: messages.append(text % values))
+    return lambda: messages
+
+
+@pytest.mark.parametrize(
+    ("validation", "asked"),
+    [(1, "1"), (2, "2"), (0.001, "0"), (0.01, "2"), (0.999, "200"), (198, "198"), (200, "200"), (60_000, "60,000")],
+)
+def test_size_that_cannot_be_had(validation, asked, tmp_path):
+    with pytest.raises(UsageError) as error:
+        split(RAW.write(tmp_path / "raw"), tmp_path / "split", Split(validation=validation, seed=0))
+    assert str(error.value) == (
+        f"split.validation = {validation} asks for {asked} of 200 images; with 3 classes, each in both parts, "
+        "3 to 197 are possible"
+    )
+    assert not (tmp_path / "split").exists()
+
+
+def test_class_with_one_image(tmp_path):
+    raw = invented([50, 1, 50])
+    with pytest.raises(UsageError, match=r"^Class 1 has 1 training image; a stratified split needs at least 2$"):
+        split(raw.write(tmp_path / "raw"), tmp_path / "split", TENTH)
+    assert not (tmp_path / "split").exists()
+
+
+def test_nothing_but_test_images(tmp_path):
+    raw = replace(RAW, test_images=RAW.images, test_labels=RAW.labels)
+    with pytest.raises(UsageError, match=r"^Every training image is also a test image"):
+        split(raw.write(tmp_path / "raw"), tmp_path / "split", TENTH)
+    assert not (tmp_path / "split").exists()
+
+
+def test_nothing_but_copies_of_one_image(tmp_path):
+    raw = replace(RAW, images=np.broadcast_to(RAW.images[:1], RAW.images.shape))
+    with pytest.raises(UsageError, match=r"^Every validation image is also a training image"):
+        split(raw.write(tmp_path / "raw"), tmp_path / "split", TENTH)
+    assert not (tmp_path / "split").exists()
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (replace(RAW, labels=RAW.labels[:-1]), "train_images.gz holds 200 images but train_labels.gz 199 labels"),
+        (replace(RAW, test_labels=RAW.labels), "test_images.gz holds 9 images but test_labels.gz 200 labels"),
+        (
+            replace(RAW, images=RAW.images[:0], labels=RAW.labels[:0]),
+            "train_images.gz holds no pixel: its shape is (0, 5, 4)",
+        ),
+        (
+            replace(RAW, test_images=RAW.test_images[:, :, :0]),
+            "test_images.gz holds no pixel: its shape is (9, 5, 0)",
+        ),
+        (
+            replace(RAW, test_images=RAW.test_images[:, 1:]),
+            "Training images are (5, 4) pixels, test images (4, 4)",
+        ),
+    ],
+    ids=["a label missing", "other labels", "no image", "no width", "other size"],
+)
+def test_files_that_do_not_fit_each_other(raw, message, tmp_path):
+    with pytest.raises(UsageError) as error:
+        split(raw.write(tmp_path / "raw"), tmp_path / "split", TENTH)
+    assert str(error.value) == message
+    assert not (tmp_path / "split").exists()
+
+
+def test_nothing_to_split(tmp_path):
+    with pytest.raises(UsageError, match=r"dataset\.json is not there\. Make it with: dvc repro data\.dvc$"):
+        split(tmp_path / "raw", tmp_path / "split", TENTH)
+
+
+@pytest.mark.parametrize("shape", [(12, 20), (1, 9), (64, 33)], ids=str)
+@pytest.mark.parametrize("classes", [2, 47, 256])
+def test_any_image_size_and_up_to_256_classes(shape, classes, tmp_path):
+    raw = invented([4] * classes, tests=1, shape=shape)
+    summary = split(raw.write(tmp_path / "raw"), tmp_path / "split", Split(validation=0.25, seed=0))
+    parts = parts_of(tmp_path / "split")
+    assert summary["image"] == list(shape)
+    assert summary["classes"] == classes
+    assert summary["per_class"] == {"train": [3] * classes, "validation": [1] * classes, "test": [1] * classes}
+    assert {part: images.shape for part, (images, _) in parts.items()} == {
+        "train": (3 * classes, *shape),
+        "validation": (classes, *shape),
+        "test": (classes, *shape),
+    }
+    for part in PARTS:
+        images, labels = load(tmp_path / "split", part)
+        np.testing.assert_array_equal(images.numpy(), parts[part][0])
+        assert labels.tolist() == parts[part][1].tolist()  # no class is above 127 by accident
+        assert max(labels.tolist()) == classes - 1
+
+
+def test_class_that_only_the_test_set_has(tmp_path):
+    labels = RAW.test_labels.copy()
+    labels[0] = 5
+    summary = split(replace(RAW, test_labels=labels).write(tmp_path / "raw"), tmp_path / "split", TENTH)
+    assert summary["classes"] == 6
+    assert summary["per_class"]["train"] == [90, 54, 36, 0, 0, 0]
+    assert summary["per_class"]["test"] == np.bincount(labels).tolist()
+
+
+def test_part_that_is_not_there(tmp_path):
+    with pytest.raises(UsageError, match=r"validation\.npz is not there\. Make it with: dvc repro split$"):
+        load(tmp_path, "validation")
+
+
+# A data set of one's own: four files and one new file in conf/data/.
+
+MINE = """\
+# Twelve by twenty, 256 kinds.
+kind: idx
+name: mine
+mirrors: [my/files]
+files:
+  train_images: train_images.gz
+  train_labels: train_labels.gz
+  test_images: test_images.gz
+  test_labels: test_labels.gz
+"""
+OWN = invented([6] * 256, tests=1, shape=(12, 20))
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project as it is now, with a data set of one's own."""
+    folder = tmp_path_factory.mktemp("checkout")
+    listed = subprocess.run(
+        ["git", "-C", str(PROJECT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (PROJECT / name).is_file() and not name.startswith("tests/"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(PROJECT / name, folder / name)
+    OWN.write(folder / "my/files")
+    (folder / "my/files/dataset.json").unlink()
+    (folder / "conf/data/mine.yaml").write_text(MINE)
+    return folder
+
+
+def own_settings(*overrides: str) -> Any:
+    return config.checked(["data=mine", *overrides], False)[1]
+
+
+@pytest.fixture
+def in_checkout(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(checkout)
+    monkeypatch.delenv("BESTEPOCH_MIRROR", raising=False)
+    shutil.rmtree(checkout / "data/prepared", ignore_errors=True)
+    return checkout
+
+
+def test_own_split_is_made_once(in_checkout):
+    made = prepare.split_for(own_settings("split.validation=256"))
+    assert made.name == made.requested == "mine"
+    assert made.folder.parent == in_checkout / "data/prepared"
+    assert (made.classes, made.shape) == (256, (12, 20))
+    before = {path.name: path.stat().st_mtime_ns for path in made.folder.iterdir()}
+    shutil.move(in_checkout / "my", in_checkout / "elsewhere")  # there is nothing to fetch from now
+    try:
+        again = prepare.split_for(own_settings("split.validation=256"))
+        with pytest.raises(UsageError, match=r"my/files: train_images\.gz: no such file"):
+            prepare.split_for(own_settings("split.validation=300"))
+    finally:
+        shutil.move(in_checkout / "elsewhere", in_checkout / "my")
+    assert again == made
+    assert {path.name: path.stat().st_mtime_ns for path in made.folder.iterdir()} == before
+    assert [path.name for path in (in_checkout / "data/prepared").iterdir()] == [made.folder.name]
+
+
+def test_each_split_has_its_own_folder(in_checkout):
+    wanted = {"split.validation=256": 256, "split.validation=0.5": 768, "split.validation=300": 300}
+    made = {line: prepare.split_for(own_settings(line)) for line in wanted}
+    made["split.seed=4"] = prepare.split_for(own_settings("split.validation=300", "split.seed=4"))
+    assert len({summary.folder for summary in made.values()}) == 4
+    assert len({summary.checksum for summary in made.values()}) == 4
+    for line, images in wanted.items():
+        assert made[line].values["sizes"] == {"train": 1536 - images, "validation": images, "test": 256}
+        assert len(parts_of(made[line].folder)["validation"][1]) == images
+
+
+def test_split_of_the_pipeline_is_used_where_it_is_the_one(in_checkout):
+    raw = in_checkout / "raw"
+    try:
+        OWN.write(raw, "mine")
+        about = json.loads((raw / "dataset.json").read_text())
+        (raw / "dataset.json").write_text(json.dumps({**about, "requested": "mine"}))
+        split(raw, in_checkout / "data/split", Split(validation=300, seed=0))
+        assert prepare.split_for(own_settings("split.validation=300")).folder == in_checkout / "data/split"
+        assert not (in_checkout / "data/prepared").exists()
+        assert prepare.split_for(own_settings("split.validation=256")).folder.parent == in_checkout / "data/prepared"
+    finally:
+        shutil.rmtree(raw)
+        for part in ("summary.json", *(f"{part}.npz" for part in PARTS)):
+            (in_checkout / "data/split" / part).unlink()
+
+
+def test_no_pipeline_split(in_checkout):
+    with pytest.raises(UsageError, match=r"^data/split/summary\.json is not there\. Make it with: dvc repro split$"):
+        prepare.pipeline_split()
+
+
+def test_training_on_a_data_set_of_ones_own(in_checkout):
+    """One new file in conf/data/, no code: the command trains on it, and says so when its size does not fit."""
+
+    def train(*overrides: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "bestepoch.train", "data=mine", "device.name=cpu", *overrides],
+            cwd=in_checkout,
+            env={**os.environ, "PYTHONPATH": str(in_checkout / "src")},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    done = train()
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.strip().endswith(
+        "bestepoch: split.validation = 0.1 asks for 154 of 1,536 images; with 256 classes, each in both parts, "
+        "256 to 1,280 are possible"
+    )
+    assert not (in_checkout / "runs").exists()
+
+    done = train(
+        "split.validation=512",
+        "train.iterations=3",
+        "train.batch_size=500",
+        "tracking.mlflow=false",
+        "tracking.tensorboard=false",
+    )
+    assert done.returncode == 0, done.stderr
+    [folder] = [path.parent for path in (in_checkout / "runs").glob("*/run.json")]
+    run = json.loads((folder / "run.json").read_text())
+    assert run["status"] == "finished"
+    assert run["data"]["name"] == run["data"]["requested"] == run["config"]["data"] == "mine"
+    assert run["data"]["classes"] == 256
+    assert run["data"]["shape"] == [12, 20]
+    assert run["data"]["sizes"] == {"train": 1024, "validation": 512, "test": 256}
+    summary = json.loads((in_checkout / run["data"]["folder"] / "summary.json").read_text())
+    assert run["data"]["checksum"] == summary["checksum"]
+    assert run["data"]["pixel_mean"] == summary["pixel_mean"]
+    images, labels = parts_of(in_checkout / run["data"]["folder"])["test"]
+    np.testing.assert_array_equal(images, OWN.test_images)
+    np.testing.assert_array_equal(labels, OWN.test_labels)
+
+    with (folder / "iterations.csv").open() as file:
+        losses = [float(row["train/loss"]) for row in csv.DictReader(file)]
+    assert len(losses) == 3
+    assert abs(losses[0] - math.log(256)) < 0.5  # as good as guessing among 256, before the first update
+    assert "data     mine" in done.stderr
+    # the pipeline's own folders are left alone
+    assert [path.name for path in (in_checkout / "data/split").iterdir()] == [".gitignore"]
+    assert not (in_checkout / "data/download").exists()
