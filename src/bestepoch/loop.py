@@ -17,12 +17,12 @@ After = Callable[[int, "float | Tensor", float], None]
 
 
 class NonFiniteLoss(Exception):
-    """The loss became NaN or infinite; the update it belongs to was not made."""
+    """The loss became NaN or infinite. On the CPU the update it belongs to was not made."""
 
     def __init__(self, iteration: int, lr: float, loss: float) -> None:
         super().__init__(
-            f"The loss is {loss} at iteration {iteration:,} (learning rate {lr:.3g}); training stopped before that "
-            f"update. Try a tenth of the rate: optimizer.lr={lr / 10:.3g}"
+            f"The loss is {loss} at iteration {iteration:,} (learning rate {lr:.3g}); training stopped "
+            f"there. Try a tenth of the rate: optimizer.lr={lr / 10:.3g}"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -210,6 +211,7 @@ def _epochs(
                 after,
             )
             seconds = time.monotonic() - started
+            losses = _finite(losses, begin, rate)
             val_loss, val_accuracy = loop.score(loop.predict(network, held_images), held_labels)
             row = {
                 "epoch": epoch,
@@ -233,10 +235,23 @@ def _epochs(
         view.close()
 
 
-def _mean_loss(losses: list[Any], batches: Any) -> float:
+def _finite(losses: list[Any], begin: int, rate: Callable[[int], float]) -> list[float]:
+    """An epoch's losses as numbers. Those of a GPU are first looked at here, so as not to wait for each.
+
+    Raises:
+        NonFiniteLoss: naming the first update whose loss is NaN or infinite.
+    """
+    from bestepoch.loop import NonFiniteLoss
+
+    values = [loss if isinstance(loss, float) else loss.item() for loss in losses]
+    for iteration, value in enumerate(values, begin + 1):
+        if not math.isfinite(value):
+            raise NonFiniteLoss(iteration, rate(iteration), value)
+    return values
+
+
+def _mean_loss(losses: list[float], batches: Sequence[Sized]) -> float:
     """Over images: the last, smaller batch counts for as much as it holds."""
-    if losses and not isinstance(losses[-1], float):
-        losses = [float(loss) for loss in losses]
     sizes = [len(batch) for batch in batches]
     return math.fsum(loss * n for loss, n in zip(losses, sizes, strict=True)) / sum(sizes)
 

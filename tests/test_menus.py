@@ -1,0 +1,353 @@
+"""Every entry of every menu trains: on real images the loss falls, which is more than that nothing raises."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+from bestepoch import config, data, loop, model, schedule, schema, selection
+from bestepoch.data import Augment, Summary
+from bestepoch.fetch import fetch
+from bestepoch.project import UsageError
+from bestepoch.schema import Cnn, Lenet, Mlp, Settings
+from bestepoch.split import split
+
+CHECKOUT = Path(__file__).parents[1]
+ACTIVATIONS = get_args(schema.Activation)
+CPU = torch.device("cpu")
+
+
+def entries(menu: str) -> list[str]:
+    return sorted(path.stem for path in (CHECKOUT / "conf" / menu).glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread_at_the_project(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(CHECKOUT)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Summary:
+    """The offline sample, split as the pipeline would."""
+    folder = tmp_path_factory.mktemp("sample")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(CHECKOUT)
+        settings = config.checked(["data=mnist_sample"], False)[1]
+        fetch(settings.data, settings.fetch, folder / "raw")
+        split(folder / "raw", folder / "split", settings.split)
+    return Summary.read(folder / "split")
+
+
+@pytest.fixture(scope="module")
+def digits(sample: Summary) -> tuple[Tensor, Tensor]:
+    """450 images, 45 of each digit."""
+    images, labels = data.load(sample.folder, "train")
+    images, labels = images[4::9], labels[4::9]  # they lie sorted by digit
+    assert labels.bincount().tolist() == [45] * 10
+    return images, labels
+
+
+EPOCHS, BATCH = 4, 25
+
+
+def train(
+    settings: Settings, sample: Summary, digits: tuple[Tensor, Tensor], epochs: int = EPOCHS
+) -> tuple[list[float], list[float], float, float]:
+    """The losses and rates of all iterations, and loss and accuracy on the same images at the end."""
+    images, labels = digits
+    plan = schedule.Plan(len(images), BATCH, epochs * len(images) // BATCH)
+    torch.manual_seed(settings.seed)
+    network = model.build(
+        settings.model, sample.shape, sample.classes, sample.values["pixel_mean"], sample.values["pixel_std"]
+    )
+    optimizer = loop.optimizer(settings.optimizer, network)
+    weights = tuple(p for p in network.parameters() if p.ndim > 1)
+    objective = loop.Objective(settings.loss.label_smoothing, settings.optimizer.l1, weights)
+    losses: list[float] = []
+    rates: list[float] = []
+    history: list[float] = []
+
+    def rate(iteration: int) -> float:
+        return schedule.learning_rate(settings.scheduler, settings.optimizer.lr, plan, iteration, history)
+
+    def after(iteration: int, loss: Any, lr: float) -> None:
+        assert iteration == len(losses) + 1
+        losses.append(loss)
+        rates.append(lr)
+
+    for epoch in range(1, epochs + 1):
+        batches = torch.split(data.order(settings.seed, epoch, len(images)), BATCH)
+        augment = Augment(settings.augment, settings.seed, epoch, len(images), CPU)
+        loop.train_epoch(network, images, labels, batches, augment, objective, optimizer, rate, len(losses) + 1, after)
+        history.append(loop.score(loop.predict(network, images), labels)[0])
+    loss, accuracy = loop.score(loop.predict(network, images), labels)
+    assert len(losses) == plan.iterations
+    return losses, rates, loss, accuracy
+
+
+def check_learned(losses: list[float], loss: float, accuracy: float) -> None:
+    """The loss fell clearly from where guessing begins, and most images are told."""
+    assert all(math.isfinite(value) for value in losses)
+    assert sum(losses[-5:]) / 5 < 0.7 * losses[0], "the training loss did not fall"
+    assert loss < 1.0, "the loss at the end is high"
+    assert accuracy > 0.7, "few images are told"
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("name", entries("model"))
+def test_every_network_learns_with_every_activation(
+    name: str, activation: str, sample: Summary, digits: tuple[Tensor, Tensor]
+) -> None:
+    overrides, epochs = [f"model={name}", f"model.activation={activation}"], EPOCHS
+    if (name, activation) == ("lenet", "sigmoid"):
+        # five layers of sigmoids let little gradient through: it is slow to leave the plateau at ln(10)
+        overrides += ["optimizer.lr=0.005", "scheduler=constant"]
+        epochs = 18
+    losses, _, loss, accuracy = train(config.checked(overrides, False)[1], sample, digits, epochs)
+    check_learned(losses, loss, accuracy)
+
+
+@pytest.mark.parametrize("name", entries("optimizer"))
+def test_every_optimizer_learns(name: str, sample: Summary, digits: tuple[Tensor, Tensor]) -> None:
+    settings = config.checked([f"optimizer={name}", "scheduler=constant", "model=mlp"], False)[1]
+    losses, rates, loss, accuracy = train(settings, sample, digits)
+    assert rates == [settings.optimizer.lr] * len(losses)
+    check_learned(losses, loss, accuracy)
+
+
+@pytest.mark.parametrize("name", entries("scheduler"))
+def test_every_scheduler_learns_and_its_rates_are_those_that_were_used(
+    name: str, sample: Summary, digits: tuple[Tensor, Tensor]
+) -> None:
+    settings = config.checked([f"scheduler={name}", "model=mlp"], False)[1]
+    losses, rates, loss, accuracy = train(settings, sample, digits)
+    check_learned(losses, loss, accuracy)
+    assert max(rates) == pytest.approx(settings.optimizer.lr, rel=0.05)
+    # plateau waits for a loss that stops falling, which four epochs do not bring
+    assert (len(set(rates)) > 1) == (name not in ("constant", "plateau"))
+
+
+@pytest.mark.parametrize("name", entries("augment"))
+def test_every_augmentation_learns(name: str, sample: Summary, digits: tuple[Tensor, Tensor]) -> None:
+    images, labels = digits
+    settings = config.checked([f"augment={name}", "model=cnn"], False)[1]
+    augment = Augment(settings.augment, 0, 1, len(images), CPU)
+    changed = augment(images, torch.arange(len(images)))
+    assert changed.shape == images.shape
+    assert changed.dtype == torch.uint8
+    same = (changed == images).flatten(1).all(1).double().mean().item()
+    assert same == 1.0 if name == "none" else same < 0.2
+    losses, _, loss, accuracy = train(settings, sample, (images, labels))
+    check_learned(losses, loss, accuracy)
+
+
+def test_a_network_that_does_not_learn_would_be_noticed(sample: Summary, digits: tuple[Tensor, Tensor]) -> None:
+    settings = config.checked(["model=mlp", "scheduler=constant", "optimizer.lr=1e-7"], False)[1]
+    losses, _, loss, accuracy = train(settings, sample, digits)
+    with pytest.raises(AssertionError, match="the training loss did not fall"):
+        check_learned(losses, loss, accuracy)
+
+
+@pytest.mark.parametrize("name", entries("stopping"))
+def test_every_way_to_stop_is_one_that_training_can_ask(name: str) -> None:
+    menu = config.checked([f"stopping={name}"], False)[1].stopping
+    worse = [{"epoch": e, "val/loss": float(e), "val/accuracy": 0.5, "train/epoch_loss": 1.0} for e in range(1, 9)]
+    stops = [n for n in range(9) if selection.stop_reason(worse[:n], menu)]
+    assert stops == ([] if name == "none" else list(range(1 + menu.patience, 9)))
+
+
+@pytest.mark.parametrize("name", entries("data"))
+def test_every_data_set_names_what_is_needed_to_fetch_and_to_check_it(name: str, sample: Summary) -> None:
+    menu = config.checked([f"data={name}"], False)[1].data
+    assert menu.name == name
+    if isinstance(menu, schema.Sample):
+        assert (sample.name, sample.shape, sample.classes) == (name, (28, 28), 10)
+        assert sample.values["sizes"] == {"train": 4050, "validation": 450, "test": menu.test_images}
+    else:
+        assert menu.mirrors
+        assert all(mirror.startswith("http") for mirror in menu.mirrors)
+        assert len({*menu.files.model_dump().values()}) == 4
+        checksums = menu.md5.model_dump().values()
+        assert all(isinstance(md5, str) and len(md5) == 32 and int(md5, 16) for md5 in checksums)
+        assert len(set(checksums)) == 4
+
+
+def kinds(menu: str) -> set[str]:
+    """The entries that the schema has a class for."""
+    annotation = Settings.model_fields[menu].annotation
+    tag = "kind" if menu == "data" else "name"
+    return {get_args(c.model_fields[tag].annotation)[0] for c in get_args(annotation)}
+
+
+@pytest.mark.parametrize("menu", config.MENUS)
+def test_every_class_of_the_schema_has_a_file_and_every_file_a_class(menu: str) -> None:
+    names = {getattr(config.menu_entry(menu, name), "kind" if menu == "data" else "name") for name in entries(menu)}
+    assert names == kinds(menu)
+    if menu != "data":
+        assert names == set(entries(menu))
+
+
+# ---------------------------------------------------------------- other images
+
+
+@pytest.mark.parametrize("classes", [1, 2, 10, 256])
+@pytest.mark.parametrize("shape", [(12, 20), (20, 12), (28, 28), (33, 47), (64, 64)])
+@pytest.mark.parametrize("name", entries("model"))
+def test_every_network_takes_other_images_and_any_number_of_classes(
+    name: str, shape: tuple[int, int], classes: int
+) -> None:
+    torch.manual_seed(0)
+    network = model.build(config.menu_entry("model", name), shape, classes, 33.0, 78.0)
+    images = torch.randint(0, 256, (6, *shape), dtype=torch.uint8)
+    labels = torch.arange(6) % classes
+    logits = network(images)
+    assert logits.shape == (6, classes)
+    assert logits.dtype == torch.float32
+    assert torch.isfinite(logits).all()
+    loop.cross_entropy(logits, labels).backward()
+    gradients = [p.grad for p in network.parameters()]
+    assert all(g is not None and torch.isfinite(g).all() for g in gradients)
+    # each image by itself gives the same as in a batch
+    network.eval()
+    one_by_one = torch.cat([network(images[i : i + 1]) for i in range(6)])
+    assert torch.allclose(network(images), one_by_one, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (5, 5), (11, 11)])
+def test_tiny_images_are_no_trouble_for_mlp_and_cnn(shape: tuple[int, int]) -> None:
+    for menu in (
+        Mlp(name="mlp", hidden=[4], activation="relu", dropout=0.0),
+        Cnn(name="cnn", channels=[4, 4, 4, 4, 4, 4], activation="relu", dropout=0.0),
+    ):
+        logits = model.build(menu, shape, 3, 0.0, 1.0)(torch.ones(2, *shape, dtype=torch.uint8))
+        assert logits.shape == (2, 3)
+        assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("shape", [(11, 28), (28, 11), (8, 8), (1, 1)])
+def test_lenet_says_that_images_are_too_small(shape: tuple[int, int]) -> None:
+    menu = Lenet(name="lenet", activation="tanh", dropout=0.0)
+    with pytest.raises(UsageError) as caught:
+        model.build(menu, shape, 10, 0.0, 1.0)
+    assert str(caught.value) == (
+        f"model = lenet needs images of at least 12 x 12 pixels, these are {shape[0]} x {shape[1]}"
+    )
+    assert model.build(menu, (12, 12), 10, 0.0, 1.0)(torch.zeros(1, 12, 12)).shape == (1, 10)
+
+
+def test_the_normalisation_is_part_of_the_network() -> None:
+    torch.manual_seed(0)
+    for name in entries("model"):
+        network = model.build(config.menu_entry("model", name), (28, 28), 10, 33.5, 78.25).eval()
+        images = torch.randint(0, 256, (4, 28, 28), dtype=torch.uint8)
+        by_hand = network.body(((images.double() - 33.5) / 78.25).float().unsqueeze(1))
+        assert torch.allclose(network(images), by_hand, rtol=1e-4, atol=1e-5)
+        assert torch.equal(network(images), network(images.float()))
+        assert {"mean", "std"} <= set(network.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "linear", "convolutions"),
+    [
+        (["model=mlp", "model.hidden=[7,5,3]"], [(784, 7), (7, 5), (5, 3), (3, 10)], []),
+        (["model=cnn", "model.channels=[3,5]"], [(5 * 14 * 14, 10)], [(1, 3), (3, 5)]),
+        (["model=cnn", "model.channels=[4]"], [(4 * 28 * 28, 10)], [(1, 4)]),
+        (["model=lenet"], [(400, 120), (120, 84), (84, 10)], [(1, 6), (6, 16)]),
+    ],
+)
+def test_the_layers_are_those_that_the_settings_name(
+    overrides: list[str], linear: list[tuple[int, int]], convolutions: list[tuple[int, int]]
+) -> None:
+    network = model.build(config.checked(overrides, False)[1].model, (28, 28), 10, 33.0, 78.0)
+    layers = list(network.modules())
+    assert [(m.in_features, m.out_features) for m in layers if isinstance(m, torch.nn.Linear)] == linear
+    assert [(m.in_channels, m.out_channels) for m in layers if isinstance(m, torch.nn.Conv2d)] == convolutions
+
+
+@pytest.mark.parametrize("name", entries("model"))
+def test_dropout_and_activation_are_those_that_the_settings_name(name: str) -> None:
+    settings = config.checked([f"model={name}", "model.dropout=0.25", "model.activation=gelu"], False)[1]
+    layers = list(model.build(settings.model, (28, 28), 10, 33.0, 78.0).modules())
+    dropouts = [m.p for m in layers if isinstance(m, torch.nn.Dropout)]
+    assert dropouts
+    assert set(dropouts) == {0.25}
+    assert any(isinstance(m, torch.nn.GELU) for m in layers)
+    assert not any(isinstance(m, torch.nn.ReLU | torch.nn.Tanh | torch.nn.Sigmoid) for m in layers)
+
+
+@pytest.mark.parametrize(
+    ("name", "cls", "expected"),
+    [
+        ("sgd", torch.optim.SGD, {"momentum": 0.75, "nesterov": True, "weight_decay": 0.25}),
+        ("adam", torch.optim.Adam, {"betas": (0.5, 0.75), "weight_decay": 0.25}),
+        ("adamw", torch.optim.AdamW, {"betas": (0.5, 0.75), "weight_decay": 0.25}),
+        ("rmsprop", torch.optim.RMSprop, {"alpha": 0.5, "momentum": 0.75, "weight_decay": 0.25}),
+    ],
+)
+def test_the_optimizer_has_the_settings_values(name: str, cls: type, expected: dict[str, Any]) -> None:
+    values = {"lr": 0.125, **expected}
+    given = [f"optimizer.{key}={list(v) if isinstance(v, tuple) else str(v).lower()}" for key, v in values.items()]
+    menu = config.checked([f"optimizer={name}", *(line.replace(" ", "") for line in given)], False)[1].optimizer
+    made = loop.optimizer(menu, model.build(config.menu_entry("model", "mlp"), (28, 28), 10, 33.0, 78.0))
+    assert type(made) is cls
+    assert {key: made.param_groups[0][key] for key in values} == values
+    assert entries("optimizer") == ["adam", "adamw", "rmsprop", "sgd"]
+
+
+# ---------------------------------------------------------------- as it is typed
+
+
+def test_a_sweep_over_whole_menus_from_the_shell(sample: Summary, tmp_path: Path) -> None:
+    """`-m` with all schedulers and ways to stop; the journals hold the rates of the formulas."""
+    for name in ("conf", "src/bestepoch"):
+        shutil.copytree(CHECKOUT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copyfile(CHECKOUT / name, tmp_path / name)
+    shutil.copytree(sample.folder, tmp_path / "data/split")
+    overrides = [
+        *("data=mnist_sample", "model=mlp", "scheduler=glob(*)", "stopping=glob(*)", "train.iterations=4"),
+        *("train.batch_size=1500", "tracking.mlflow=false", "tracking.tensorboard=false", "device.threads=1"),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "bestepoch.train", "-m", *overrides],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "src")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    tables = list((tmp_path / "runs/sweeps").glob("*/jobs.csv"))
+    assert len(tables) == 1
+    with tables[0].open() as file:
+        jobs = list(csv.DictReader(file))
+    seen = set()
+    for job in jobs:
+        assert job["status"] == "finished"
+        given = dict(part.split("=", 1) for part in job["overrides"].split())
+        seen.add((given["scheduler"], given["stopping"]))
+        with (tmp_path / job["run"] / "iterations.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        plan = schedule.Plan(4050, 1500, 4)
+        menu = config.menu_entry("scheduler", given["scheduler"])
+        expected = [schedule.learning_rate(menu, 0.01, plan, i, [9.0] if i > 3 else []) for i in range(1, 5)]
+        assert [float(row["lr"]) for row in rows] == expected
+        assert [int(row["epoch"]) for row in rows] == [1, 1, 1, 2]
+        assert all(0 < float(row["train/loss"]) < 4 for row in rows)
+    assert seen == {(a, b) for a in entries("scheduler") for b in entries("stopping")}
+    assert len(jobs) == len(seen)

@@ -1,0 +1,421 @@
+"""Every value has one home, and every stage tracks the values and the code that it reads."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from bestepoch import config, evaluate, prepare, schema, train
+from bestepoch.data import Summary
+from bestepoch.project import UsageError
+from bestepoch.run import Run
+from bestepoch.schema import Settings
+
+CHECKOUT = Path(__file__).parents[1]
+CONF = CHECKOUT / "conf"
+PACKAGE = CHECKOUT / "src/bestepoch"
+PARAMS = yaml.safe_load((CHECKOUT / "params.yaml").read_text())
+CONFIG = yaml.safe_load((CONF / "config.yaml").read_text())
+PIPELINE = yaml.safe_load((CHECKOUT / "dvc.yaml").read_text())
+MENUS = [next(iter(line)) for line in CONFIG["defaults"] if isinstance(line, dict) and "/" not in next(iter(line))]
+CHOICES = [(menu, path.stem) for menu in MENUS for path in sorted((CONF / menu).glob("*.yaml"))]
+PRESETS = {"experiment"}  # folders whose files set values of others on purpose; no defaults list names them
+
+Leaf = tuple[str, ...]
+
+
+@pytest.fixture(autouse=True)
+def at_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CHECKOUT)
+
+
+def leaves(values: Any, path: Leaf = ()) -> Iterator[tuple[Leaf, Any]]:
+    if isinstance(values, dict) and values:
+        for key, value in values.items():
+            yield from leaves(value, (*path, str(key)))
+    else:
+        yield path, values
+
+
+def at(values: Any, path: Leaf) -> Any:
+    for part in path:
+        values = values[part]
+    return values
+
+
+# ---------------------------------------------------------------- one home
+
+
+def check_one_home(params: Any, conf: Any) -> None:
+    """Every value of params.yaml is read by config.yaml, at the same path, and nowhere else."""
+    chosen = {menu: value for line in conf["defaults"] if isinstance(line, dict) for menu, value in line.items()}
+    for path, _ in leaves(params):
+        reference = f"${{params:{'.'.join(path)}}}"
+        if path[0] in MENUS:
+            assert chosen[path[0]] == reference, f"the defaults list reads {path[0]} from elsewhere"
+            assert path[0] not in conf, f"{path[0]} is a menu and a key of config.yaml"
+        else:
+            assert at(conf, path) == reference, f"{'.'.join(path)} has a second value in config.yaml"
+    for path, value in leaves({k: v for k, v in conf.items() if k != "defaults"}):
+        if isinstance(value, str) and "${params:" in value:
+            assert value == f"${{params:{'.'.join(path)}}}", f"{'.'.join(path)} reads another place of params.yaml"
+            assert at(params, path) is not params
+
+
+def test_each_value_of_params_yaml_is_read_at_its_own_path_and_stands_nowhere_else() -> None:
+    assert len(list(leaves(PARAMS))) >= 14
+    check_one_home(PARAMS, CONFIG)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda conf: conf["train"].update(epochs=6),
+        lambda conf: conf.update(seed="${params:split.seed}"),
+        lambda conf: conf["split"].update(seed="${params:seed}"),
+        lambda conf: conf["defaults"].__setitem__(2, {"optimizer": "adamw"}),
+        lambda conf: conf.update(optimizer={"lr": 0.1}),
+        lambda conf: conf["fetch"].update(retries="${params:seed}"),
+    ],
+)
+def test_a_second_home_would_be_found(spoil: Callable[[Any], None]) -> None:
+    conf = yaml.safe_load((CONF / "config.yaml").read_text())
+    spoil(conf)
+    with pytest.raises(AssertionError, match=r"second value|reads another|from elsewhere|is a menu"):
+        check_one_home(PARAMS, conf)
+
+
+def test_the_menus_are_the_folders_and_the_settings_know_them() -> None:
+    assert sorted(MENUS) == sorted({path.name for path in CONF.iterdir() if path.is_dir()} - PRESETS)
+    assert tuple(MENUS) == config.MENUS
+    assert set(Settings.model_fields) == {*MENUS, *CONFIG} - {"defaults", "hydra"}
+    assert len(CHOICES) >= 20
+
+
+@pytest.mark.parametrize(("menu", "entry"), CHOICES)
+def test_a_menu_file_holds_only_what_belongs_to_its_choice(menu: str, entry: str) -> None:
+    text = (CONF / menu / f"{entry}.yaml").read_text()
+    assert "@package" not in text  # so its keys live below the menu's name
+    values = yaml.safe_load(text)
+    assert "defaults" not in values  # nothing comes in from a file that no stage tracks
+    assert "${" not in text  # nothing is read from elsewhere
+    assert values["name"] == entry
+    assert menu not in CONFIG
+    # composed, they are the file's own values, and only what is optional is added
+    composed = getattr(config.checked([f"{menu}={entry}"], False)[1], menu).model_dump()
+    assert {path: value for path, value in leaves(composed) if value is not None} == {
+        path: value for path, value in leaves(values) if value is not None
+    }
+
+
+def test_the_schema_is_no_second_home() -> None:
+    classes = [
+        c for c in vars(schema).values() if isinstance(c, type) and issubclass(c, BaseModel) and c is not BaseModel
+    ]
+    assert len(classes) > 25
+    with_default = {
+        f"{c.__name__}.{name}" for c in classes for name, field in c.model_fields.items() if not field.is_required()
+    }
+    # what a data set may have: null stands for "has none", no value is named
+    optional = {f"Checksums.{role}" for role in schema.Checksums.model_fields} | {"Idx.md5", "Idx.fallback"}
+    assert with_default == optional
+    assert all(field.default is None for field in schema.Checksums.model_fields.values())
+    assert schema.Idx.model_fields["fallback"].default is None
+    assert schema.Idx.model_fields["md5"].default == schema.Checksums()
+
+
+def test_mlproject_reads_its_defaults_from_params_yaml() -> None:
+    entry = yaml.safe_load((CHECKOUT / "MLproject").read_text())["entry_points"]["train"]
+    keys = dict(re.findall(r"(\S+)=\{(\w+)\}", entry["command"]))
+    assert sorted(keys.values()) == sorted(entry["parameters"])
+    for key, name in keys.items():
+        assert entry["parameters"][name]["default"] == f"${{params:{key}}}"
+        assert at(PARAMS, tuple(key.split("."))) is not None
+
+
+# ---------------------------------------------------------------- the code that a stage runs
+
+
+@cache
+def source(module: str) -> str:
+    return (PACKAGE / f"{module}.py").read_text()
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """The package's modules that ``module`` imports when it runs, at its top or inside a function."""
+    found: set[str] = set()
+
+    def look(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            for child in node.orelse:
+                look(child)
+            return
+        if isinstance(node, ast.ImportFrom) and node.module == "bestepoch":
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bestepoch."):
+            found.add(str(node.module).split(".")[1])
+        elif isinstance(node, ast.Import):
+            found.update(alias.name.split(".")[1] for alias in node.names if alias.name.startswith("bestepoch."))
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{module} imports relatively"
+        for child in ast.iter_child_nodes(node):
+            look(child)
+
+    look(ast.parse(source(module)))
+    assert all((PACKAGE / f"{name}.py").is_file() for name in found)
+    return frozenset(found)
+
+
+# Imports that are there and are not carried out when DVC runs the stage: (importing module, imported): why.
+NOT_UNDER_DVC = {
+    ("app", "sweep"): "a sweep is a matter of -m, which no stage's command has",
+    ("prepare", "fetch"): "the pipeline's split is there already; split_for is for runs from the shell",
+    ("prepare", "split"): "likewise",
+}
+# The package's __init__ is run by every import; it is a docstring.
+STAGES = list(PIPELINE["stages"])
+
+
+def modules(stage: str) -> set[str]:
+    """What a stage imports when DVC runs it."""
+    seen: set[str] = set()
+    todo = [stage]
+    while todo:
+        module = todo.pop()
+        if module not in seen:
+            seen.add(module)
+            todo += [name for name in imports(module) if (module, name) not in NOT_UNDER_DVC]
+    return seen
+
+
+def tracked_code(stage: str) -> set[str]:
+    return {Path(dep).stem for dep in PIPELINE["stages"][stage]["deps"] if re.fullmatch(r"src/bestepoch/\w+\.py", dep)}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_exactly_the_modules_that_it_imports(stage: str) -> None:
+    assert tracked_code(stage) == modules(stage)
+    assert len(modules(stage)) > 5
+
+
+def test_what_is_not_imported_under_dvc_is_still_there_to_be_named() -> None:
+    for importing, imported in NOT_UNDER_DVC:
+        assert imported in imports(importing)
+
+
+def test_the_packages_init_has_no_code() -> None:
+    body = ast.parse(source("__init__")).body
+    assert [type(node) for node in body] == [ast.Expr]  # the docstring
+
+
+def test_no_stage_is_a_sweep() -> None:
+    for stage, values in PIPELINE["stages"].items():
+        assert values["cmd"].startswith(f"env PYTHONPATH=src python -m bestepoch.{stage}")
+        assert not {"-m", "--multirun"} & set(values["cmd"].partition(f"bestepoch.{stage}")[2].split())
+
+
+class Asked(Exception):
+    pass
+
+
+def test_training_under_dvc_takes_the_pipelines_split_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pipeline_split() -> Summary:
+        raise Asked
+
+    monkeypatch.setattr(prepare, "pipeline_split", pipeline_split)
+    monkeypatch.setattr(prepare, "_prepare", lambda settings, folder: pytest.fail("fetched and split"))
+    assert "publish=results/train" in PIPELINE["stages"]["train"]["cmd"].split()
+    with pytest.raises(Asked):
+        train.main(config.checked(["publish=results/train"], False)[1])
+
+
+def test_evaluation_under_dvc_takes_the_pipelines_split_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    there = Summary(tmp_path, {"checksum": "abc"})
+    monkeypatch.setattr(prepare, "pipeline_split", lambda: there)
+    monkeypatch.setattr(prepare, "split_for", lambda settings: pytest.fail("fetched and split"))
+    settings = config.checked([], False)[1]
+    run = Run(tmp_path, {"data": {"checksum": "abc"}})
+    assert evaluate._split(run, settings, pipeline=True) is there
+    run = Run(tmp_path, {"data": {"checksum": "abd"}})
+    with pytest.raises(UsageError, match=r"data/split is not what results/train was trained on.*dvc repro"):
+        evaluate._split(run, settings, pipeline=True)
+
+
+def test_files_beside_the_code_are_tracked_by_the_stages_that_read_them() -> None:
+    others = [path.name for path in PACKAGE.iterdir() if path.is_file() and path.suffix not in (".py", ".pyc")]
+    assert "report.html" in others
+    for name, stage in itertools.product(others, STAGES):
+        loads = any(f'get_template("{name}")' in source(module) for module in modules(stage))
+        assert (f"src/bestepoch/{name}" in PIPELINE["stages"][stage]["deps"]) == loads
+        assert not loads or stage == "evaluate"
+
+
+# ---------------------------------------------------------------- what a stage reads of the settings
+
+
+# Functions in a stage's modules that DVC's command does not come to, by the tests above and the one below.
+NOT_CALLED = {
+    "fetch": set(),
+    "split": set(),
+    "train": {("prepare", "split_for"), ("prepare", "_prepare")},
+    "evaluate": {("prepare", "split_for"), ("prepare", "_prepare"), ("run", "open"), ("run", "_name")},
+}
+# Sections that a stage's code reads and does not track: why.
+UNTRACKED = {
+    "fetch": {},
+    "split": {},
+    "train": {
+        "data": "written down in the run's identity; data/split/summary.json is a dependency and names it",
+        "split": "likewise",
+        "selection": "only for the number that main returns to a sweeper; nothing of it is published",
+        "publish": "null in conf/config.yaml; the stage's command gives it",
+    },
+    "evaluate": {
+        "run": "null in conf/config.yaml; an option for the command line",
+        "data": "only for a run from the shell, whose data is not the pipeline's",
+        "split": "likewise",
+    },
+}
+
+
+def sections(module: str, stage: str) -> set[str]:
+    """The sections of the settings that a module's functions read from an argument of type ``Settings``."""
+    found: set[str] = set()
+    for function in ast.walk(ast.parse(source(module))):
+        if not isinstance(function, ast.FunctionDef) or (module, function.name) in NOT_CALLED[stage]:
+            continue
+        names = {
+            argument.arg
+            for argument in function.args.args
+            if isinstance(argument.annotation, ast.Name) and argument.annotation.id == "Settings"
+        }
+        for node in ast.walk(function):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in names:
+                if node.attr == "training":
+                    found |= set(config.checked([], False)[1].training())
+                elif node.attr in Settings.model_fields:
+                    found.add(node.attr)
+                else:
+                    assert node.attr == "model_copy", f"{module}.{function.name} reads the settings by {node.attr}"
+    return found
+
+
+def tracked(stage: str, choice: dict[str, str]) -> dict[str, set[str] | None]:
+    """The parameters of a stage: of each file the keys, or None for all of it."""
+    found: dict[str, set[str] | None] = {}
+    for line in PIPELINE["stages"][stage]["params"]:
+        if isinstance(line, str):
+            of_params = found.setdefault("params.yaml", set())
+            assert of_params is not None
+            of_params.add(line)
+        else:
+            for file, keys in line.items():
+                name = re.sub(r"\$\{(\w+)\}", lambda match: choice[match[1]], file)
+                assert "${" not in name
+                found[name] = None if keys is None else set(keys)
+    return found
+
+
+def tracked_sections(stage: str) -> set[str]:
+    """The sections of which a stage tracks everything, in each file where it has a part."""
+    choice = {menu: PARAMS[menu] for menu in MENUS}
+    there = tracked(stage, choice)
+    of_params, of_config = there.get("params.yaml") or set(), there.get("conf/config.yaml") or set()
+    found = set()
+    for section in Settings.model_fields:
+        needed = []
+        if section in MENUS:
+            needed = [section in of_params, there.get(f"conf/{section}/{choice[section]}.yaml", set()) is None]
+        else:
+            needed = [section in of_config]
+            if section in PARAMS:
+                needed.append(section in of_params)
+        assert len(set(needed)) == 1, f"{stage} tracks only a part of {section}"
+        if all(needed):
+            found.add(section)
+    return found
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_tracks_exactly_the_settings_that_it_reads(stage: str) -> None:
+    read = set().union(*(sections(module, stage) for module in modules(stage)))
+    assert read
+    assert tracked_sections(stage) == read - set(UNTRACKED[stage])
+    assert set(UNTRACKED[stage]) <= read  # no exception that is none
+
+
+def test_only_training_opens_a_run() -> None:
+    assert {path.stem for path in PACKAGE.glob("*.py") if "Run.open(" in path.read_text()} == {"train"}
+    assert "train" not in modules("evaluate")
+    assert source("run").count("_name(settings") == 2  # its definition, and its use in Run.open
+
+
+def test_the_options_of_the_command_line_are_null_in_the_file() -> None:
+    assert (CONFIG["run"], CONFIG["publish"]) == (None, None)
+
+
+def test_training_publishes_nothing_of_the_selection() -> None:
+    assert "selection" not in config.checked([], False)[1].training()
+
+
+# ---------------------------------------------------------------- which files of conf/ a stage can read
+
+
+def opened(monkeypatch: pytest.MonkeyPatch, overrides: list[str]) -> set[str]:
+    """The files of conf/ that Hydra loads for these overrides."""
+    from hydra._internal.core_plugins import file_config_source
+
+    names: set[str] = set()
+
+    class Recorder:
+        @staticmethod
+        def load(file: Any) -> Any:
+            names.add(Path(file.name).relative_to(CHECKOUT).as_posix())
+            return original.load(file)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(original, name)
+
+    original = file_config_source.OmegaConf
+    with monkeypatch.context() as patch:
+        patch.setattr(file_config_source, "OmegaConf", Recorder())
+        config.checked(overrides, False)
+    return names
+
+
+@pytest.mark.parametrize(("menu", "entry"), CHOICES)
+def test_each_file_of_conf_that_a_choice_brings_in_is_tracked(
+    menu: str, entry: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choice = {**{m: PARAMS[m] for m in MENUS}, menu: entry}
+    files = opened(monkeypatch, [f"{menu}={entry}"])
+    assert files == {"conf/config.yaml", *(f"conf/{m}/{choice[m]}.yaml" for m in MENUS)}
+    readers = [stage for stage in STAGES if menu in tracked_sections(stage)]
+    assert readers == (["fetch"] if menu == "data" else ["train"])
+    for stage in readers:
+        there = tracked(stage, choice)
+        assert there[f"conf/{menu}/{entry}.yaml"] is None  # all of it
+        assert menu in (there["params.yaml"] or set())
+        unchosen = {f"conf/{menu}/{other}.yaml" for m, other in CHOICES if m == menu and other != entry}
+        assert unchosen & set(there) <= {"conf/data/mnist_sample.yaml"}  # editing another choice runs nothing
+
+
+def test_the_data_set_that_may_stand_in_is_tracked_as_well() -> None:
+    entries = [entry for menu, entry in CHOICES if menu == "data"]
+    possible = set(get_args(get_args(schema.Idx.model_fields["fallback"].annotation)[0]))
+    named = {yaml.safe_load((CONF / "data" / f"{entry}.yaml").read_text()).get("fallback") for entry in entries}
+    assert named == {None, "mnist_sample"}
+    assert possible == {"mnist_sample"}
+    for entry in entries:
+        assert tracked("fetch", {"data": entry})["conf/data/mnist_sample.yaml"] is None  # all of it

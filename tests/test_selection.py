@@ -1,0 +1,237 @@
+"""Which epoch is best and when training ends early: pure functions of the epoch table."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from typing import Any
+
+import pytest
+
+from bestepoch.journal import EPOCH_COLUMNS, Row
+from bestepoch.project import UsageError
+from bestepoch.schema import NoStopping, Patience
+from bestepoch.selection import best_epoch, stop_reason
+
+NAN, INF = math.nan, math.inf
+
+
+def table(losses: list[float], accuracies: list[float] | None = None, train: list[float] | None = None) -> list[Row]:
+    """An epoch table with these values, beginning with epoch 1."""
+    accuracies = accuracies or [0.5] * len(losses)
+    train = train or [1.0] * len(losses)
+    return [
+        {
+            "epoch": float(i),
+            "iteration": 10.0 * i,
+            "train/epoch_loss": train[i - 1],
+            "val/loss": losses[i - 1],
+            "val/accuracy": accuracies[i - 1],
+            "lr": 0.1 / i,  # later epochs would win, were it a metric
+            "seconds": 5.0 - i,
+            "time": 1000.0 + i,
+        }
+        for i in range(1, len(losses) + 1)
+    ]
+
+
+# ---------------------------------------------------------------- the best epoch
+
+
+@pytest.mark.parametrize(
+    ("rows", "metric", "mode", "best"),
+    [
+        (table([0.5, 0.3, 0.4]), "val/loss", "min", 2),
+        (table([0.5, 0.3, 0.4]), "val/loss", "max", 1),
+        (table([0.3, 0.4, 0.5]), "val/loss", "min", 1),
+        (table([0.5, 0.4, 0.3]), "val/loss", "min", 3),
+        (table([0.5, 0.3, 0.4], [0.8, 0.7, 0.9]), "val/accuracy", "max", 3),
+        (table([0.5, 0.3, 0.4], [0.8, 0.7, 0.9]), "val/accuracy", "min", 2),
+        (table([0.5, 0.3, 0.4], train=[0.2, 0.3, 0.1]), "train/epoch_loss", "min", 3),
+        (table([0.5]), "val/loss", "min", 1),
+        # of equals the one with the lower val/loss, in either direction of the metric
+        (table([0.5, 0.3, 0.4], [0.9, 0.9, 0.9]), "val/accuracy", "max", 2),
+        (table([0.5, 0.3, 0.4], [0.9, 0.9, 0.9]), "val/accuracy", "min", 2),
+        (table([0.2, 0.5, 0.4], [0.8, 0.9, 0.9]), "val/accuracy", "max", 3),
+        # of those still equal the earliest
+        (table([0.4, 0.3, 0.3, 0.3]), "val/loss", "min", 2),
+        (table([0.4, 0.4, 0.3], [0.9, 0.9, 0.8]), "val/accuracy", "max", 1),
+        (table([0.4, 0.3, 0.3], [0.9, 0.9, 0.9]), "val/accuracy", "max", 2),
+        # what is no finite number never wins, in either direction
+        (table([NAN, 0.3, 0.4]), "val/loss", "min", 2),
+        (table([NAN, NAN, 0.4]), "val/loss", "min", 3),
+        (table([0.4, NAN, 0.3, NAN]), "val/loss", "min", 3),
+        (table([-INF, 0.3]), "val/loss", "min", 2),
+        (table([INF, 0.3]), "val/loss", "max", 2),
+        (table([NAN, 0.3]), "val/loss", "max", 2),
+        (table([0.4, 0.3, 0.2], [NAN, 0.7, 0.7]), "val/accuracy", "max", 3),
+        (table([0.4, 0.3], [INF, 0.7]), "val/accuracy", "max", 2),
+        # where the metrics are equal, a loss that is no number loses
+        (table([NAN, 0.9], [0.9, 0.9]), "val/accuracy", "max", 2),
+        (table([-INF, 0.9], [0.9, 0.9]), "val/accuracy", "max", 2),
+        (table([NAN, NAN], [0.9, 0.9]), "val/accuracy", "max", 1),
+    ],
+)
+def test_the_best_epoch(rows: list[Row], metric: str, mode: str, best: int) -> None:
+    before = [dict(row) for row in rows]
+    chosen = best_epoch(rows, metric, mode)
+    assert chosen["epoch"] == best
+    assert chosen is rows[best - 1]
+    assert str(rows) == str(before)  # the table is as it was
+
+
+def test_the_order_of_the_rows_does_not_matter() -> None:
+    rows = table([0.4, 0.3, NAN, 0.3, 0.5], [0.9, 0.8, 0.7, 0.8, 0.9])
+    for shuffled in itertools.permutations(rows):
+        assert best_epoch(list(shuffled), "val/loss", "min")["epoch"] == 2
+        assert best_epoch(list(shuffled), "val/accuracy", "max")["epoch"] == 1
+
+
+def test_the_best_epoch_is_that_of_a_plain_search() -> None:
+    draw = random.Random(0)
+    for _ in range(300):
+        n = draw.randint(1, 8)
+        losses = [draw.choice([0.1, 0.2, 0.3, NAN, INF]) for _ in range(n)]
+        accuracies = [draw.choice([0.7, 0.8, NAN]) for _ in range(n)]
+        rows = table(losses, accuracies)
+        found, least = None, INF
+        for row in rows:
+            accuracy, loss = row["val/accuracy"], row["val/loss"] if math.isfinite(row["val/loss"]) else INF
+            if not math.isfinite(accuracy):
+                continue
+            if (
+                found is None
+                or accuracy > found["val/accuracy"]
+                or (accuracy == found["val/accuracy"] and loss < least)
+            ):
+                found, least = row, loss
+        if found is None:
+            with pytest.raises(UsageError):
+                best_epoch(rows, "val/accuracy", "max")
+        else:
+            assert best_epoch(rows, "val/accuracy", "max") is found
+
+
+@pytest.mark.parametrize("losses", [[NAN], [NAN, INF, -INF], []])
+def test_without_a_finite_value_there_is_no_best_epoch(losses: list[float]) -> None:
+    with pytest.raises(UsageError) as caught:
+        best_epoch(table(losses), "val/loss", "min")
+    assert str(caught.value) == (
+        f"No epoch has a finite val/loss, so there is no best one ({len(losses)} epochs in the table)"
+    )
+
+
+@pytest.mark.parametrize("metric", ["val_loss", "accuracy", "", "lr", "epoch", "iteration", "seconds", "time"])
+def test_a_metric_that_is_none_is_refused_and_the_real_ones_are_named(metric: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        best_epoch(table([0.5, 0.3]), metric, "min")
+    assert str(caught.value) == (
+        f"{metric} is no metric of epochs.csv; there are: train/epoch_loss, val/loss, val/accuracy"
+    )
+
+
+@pytest.mark.parametrize("metric", ["train/epoch_loss", "val/loss", "val/accuracy"])
+def test_every_metric_is_a_column_of_the_table(metric: str) -> None:
+    assert metric in EPOCH_COLUMNS
+    assert best_epoch(table([0.5]), metric, "max")["epoch"] == 1
+
+
+# ---------------------------------------------------------------- early stopping
+
+
+def patience(epochs: int, **changes: Any) -> Patience:
+    values = {"metric": "val/loss", "mode": "min", "min_delta": 0.0, "warmup_epochs": 0, **changes}
+    return Patience(name="patience", patience=epochs, **values)
+
+
+def stopped_after(rows: list[Row], menu: Patience) -> int | None:
+    """The epoch after which a training with this table ends, asked after each epoch as training does."""
+    for n in range(len(rows) + 1):
+        if stop_reason(rows[:n], menu):
+            return n
+    return None
+
+
+@pytest.mark.parametrize(
+    ("losses", "menu", "after"),
+    [
+        ([0.5, 0.4, 0.3, 0.2], patience(1), None),
+        ([0.5, 0.6], patience(1), 2),
+        ([0.5, 0.5], patience(1), 2),  # equal is no improvement
+        ([0.5, 0.6, 0.4, 0.5, 0.3], patience(1), 2),
+        ([0.5, 0.6, 0.4, 0.5, 0.3], patience(2), None),
+        ([0.5, 0.6, 0.7, 0.4], patience(2), 3),
+        ([0.5, 0.6, 0.55, 0.7, 0.1], patience(3), 4),
+        # an epoch that improves on its neighbour but not on the best does not count
+        ([0.3, 0.6, 0.5, 0.4, 0.35], patience(4), 5),
+        # an improvement sets the count back
+        ([0.5, 0.6, 0.4, 0.5, 0.6], patience(2), 5),
+        # min_delta: an improvement must be larger than it
+        ([0.5, 0.45, 0.4, 0.35], patience(1, min_delta=0.0625), 2),
+        ([0.5, 0.375, 0.25], patience(1, min_delta=0.0625), None),
+        ([0.5, 0.25], patience(1, min_delta=0.25), 2),  # exactly as large is not larger
+        # small steps add up, since they are measured from the last improvement that counted
+        ([0.5, 0.45, 0.4, 0.35], patience(2, min_delta=0.0625), None),
+        # the count begins after the warm-up
+        ([0.5, 0.6, 0.7, 0.8], patience(1, warmup_epochs=2), 3),
+        ([0.5, 0.6, 0.7, 0.8], patience(2, warmup_epochs=2), 4),
+        ([0.5, 0.6, 0.7, 0.8], patience(1, warmup_epochs=4), None),
+        # and what was best in the warm-up is what is to be beaten
+        ([0.1, 0.5, 0.4, 0.3], patience(2, warmup_epochs=1), 3),
+        # what is no number does not improve on anything, and stops nothing by itself
+        ([NAN, 0.5, 0.4], patience(2), None),
+        ([NAN, 0.5, 0.6, 0.7], patience(2), 4),
+        ([NAN, NAN], patience(2), 2),
+        ([0.5, NAN, 0.4, NAN, 0.3], patience(2), None),
+        ([0.5, NAN, INF], patience(2), 3),
+        ([-INF, 0.5, 0.4], patience(2), None),
+        ([], patience(1), None),
+    ],
+)
+def test_early_stopping(losses: list[float], menu: Patience, after: int | None) -> None:
+    assert stopped_after(table(losses), menu) == after
+
+
+def test_early_stopping_on_something_that_should_grow() -> None:
+    menu = patience(2, metric="val/accuracy", mode="max")
+    assert stopped_after(table([1.0] * 5, [0.5, 0.6, 0.55, 0.6, 0.9]), menu) == 4
+    assert stopped_after(table([1.0] * 5, [0.5, 0.6, 0.55, 0.61, 0.9]), menu) is None
+    assert stopped_after(table([1.0] * 3, [0.9, 0.8, 0.7]), patience(2, metric="val/accuracy", mode="min")) is None
+
+
+def test_the_reason_names_the_metric_and_the_setting() -> None:
+    rows = table([0.5, 0.6, 0.7])
+    assert stop_reason(rows, patience(2)) == ("val/loss has not improved for 2 epochs (stopping.patience = 2)")
+    # asked late, as by a run that is resumed with its table full already
+    assert stop_reason(rows, patience(1)) == "val/loss has not improved for 2 epochs (stopping.patience = 1)"
+
+
+def test_without_early_stopping_there_is_never_a_reason() -> None:
+    for losses in ([], [NAN] * 50, [float(i) for i in range(50)]):
+        assert stop_reason(table(losses), NoStopping(name="none")) is None
+
+
+def test_min_delta_does_not_move_the_best_epoch() -> None:
+    rows = table([0.5, 0.49, 0.48, 0.47])
+    menu = patience(3, min_delta=0.1)
+    assert stopped_after(rows, menu) == 4  # none of the small improvements counted
+    assert best_epoch(rows, "val/loss", "min")["epoch"] == 4  # and yet the last is the best
+
+
+def test_a_resumed_run_stops_where_one_that_never_stopped_does() -> None:
+    draw = random.Random(1)
+    for _ in range(100):
+        rows = table([draw.choice([0.1, 0.2, 0.3, 0.4, NAN]) for _ in range(8)])
+        menu = patience(draw.randint(1, 3), warmup_epochs=draw.randint(0, 2), min_delta=draw.choice([0.0, 0.125]))
+        # a plain count, kept as training goes on
+        best, waited, after = INF, 0, None
+        for row in rows:
+            if row["val/loss"] < best - menu.min_delta:
+                best, waited = row["val/loss"], 0
+            elif row["epoch"] > menu.warmup_epochs:
+                waited += 1
+            if waited >= menu.patience:
+                after = int(row["epoch"])
+                break
+        assert stopped_after(rows, menu) == after
