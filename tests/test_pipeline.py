@@ -203,6 +203,22 @@ def test_code_edited_during_training_is_not_vouched_for(short: Path) -> None:
     run(short, "git", "checkout", "-q", ".")
 
 
+def test_a_run_killed_before_it_was_handed_over_is_not_trained_again(short: Path) -> None:
+    run(short, "git", "checkout", "-q", ".")
+    run(short, "dvc", "repro")
+    trained = json.loads((short / "results/train/run.json").read_text())
+    note = short / "runs" / trained["name"] / "run.json"
+    # what a kill between the end of training and the end of handing over leaves
+    note.write_text(json.dumps({**json.loads(note.read_text()), "to_publish": True}))
+    before = len(trainings(short))
+    assert "is finished already and is taken as it is" in run(short, "dvc", "repro", "-f", "-s", "train")
+    assert len(trainings(short)) == before
+    assert json.loads((short / "results/train/run.json").read_text()) == trained
+    assert json.loads(note.read_text())["to_publish"] is False
+    # handed over once: asked for again, it is trained again
+    assert "epoch   2/2" in run(short, "dvc", "repro", "-f", "-s", "train")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path(os.environ.get("BESTEPOCH_MIRROR") or "-").is_dir(), reason="needs the real files")
 def test_real_mnist_from_a_fresh_clone(tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def _tell(
         try:
             tracking.record_evaluation(run, settings.tracking.experiment, source, told, model, out)
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = project.first_line(error)
             log.warning("warning: MLflow does not take the evaluation (%s). Run this again when it does.", reason)
 
 

@@ -10,7 +10,6 @@ import csv
 import os
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,10 +67,9 @@ class Journal:
     written again, whatever a resumed run hands in.
     """
 
-    def __init__(self, folder: Path, notify: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.iterations = folder / "iterations.csv"
         self.epochs = folder / "epochs.csv"
-        self._notify = notify
         self._last_iteration = _open(self.iterations, ITERATION_COLUMNS)
         self._last_epoch = _open(self.epochs, EPOCH_COLUMNS)
         # a deque: the training thread adds at one end while a flush takes from the other
@@ -93,7 +91,6 @@ class Journal:
             values = {**row, "time": time.time()}
             _append(self.epochs, [_line(values[c] for c in EPOCH_COLUMNS[:-1]) + f",{values['time']:.3f}\n"])
             self._last_epoch = int(row["epoch"])
-        self._notify()
 
     def flush(self, sync: bool = False) -> None:
         """Everything handed in so far is in the file when this returns; with ``sync``, on the disk.
@@ -117,8 +114,6 @@ class Journal:
                 for path in (self.iterations, self.epochs):
                     with path.open("rb") as file:
                         os.fsync(file.fileno())
-        if rows:
-            self._notify()
 
     def close(self) -> None:
         """Write what is left and end the thread."""

@@ -19,7 +19,7 @@ class UsageError(Exception):
     """Something the person at the keyboard can put right; shown without a traceback."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an error of a library says, without the page that some add to it."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 

@@ -90,7 +90,7 @@ class Run:
         base.mkdir(exist_ok=True)
         places = [folder] if folder is not None else sorted(p.parent for p in base.glob("*/run.json"))
         for place in places:
-            run = cls._take(place, fingerprint, finished=folder is not None)
+            run = cls._take(place, fingerprint, folder is not None, settings.publish is not None)
             if run is not None:
                 return run
         name = _name(settings, data, overrides) if folder is None else folder.name
@@ -124,12 +124,14 @@ class Run:
         return run
 
     @classmethod
-    def _take(cls, place: Path, fingerprint: str, finished: bool) -> Run | None:
+    def _take(cls, place: Path, fingerprint: str, finished: bool, to_publish: bool) -> Run | None:
         if not (place / "run.json").is_file():
             return None
         run = cls.read(place)
         if run.info.get("fingerprint") != fingerprint or not run.lock():
             return None
+        # one that was killed before it handed over to DVC has only that left to do
+        finished = finished or (to_publish and bool(run.info.get("to_publish")))
         if run.status == "finished" and not finished:
             run.close()
             return None
@@ -211,8 +213,9 @@ def publish(run: Run, out: Path) -> None:
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     # copies, not links: DVC makes its cache read-only, and a run may be continued
-    for name in ("iterations.csv", "epochs.csv", "run.json"):
+    for name in ("iterations.csv", "epochs.csv"):
         shutil.copyfile(run.folder / name, beside / name)
+    project.write_json(beside / "run.json", {**run.info, "to_publish": False})
     shutil.copytree(run.folder / "checkpoints", beside / "checkpoints")
     out.mkdir(parents=True, exist_ok=True)
     for name in sorted(path.name for path in beside.iterdir()):
@@ -220,3 +223,4 @@ def publish(run: Run, out: Path) -> None:
         shutil.rmtree(target, ignore_errors=True) if target.is_dir() else target.unlink(missing_ok=True)
         (beside / name).rename(target)
     shutil.rmtree(beside)
+    run.update(to_publish=False)

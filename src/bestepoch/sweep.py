@@ -43,7 +43,10 @@ class Sweep:
         if first.tracking.mlflow:
             from bestepoch.tracking import begin_sweep
 
-            parent = begin_sweep(first.tracking.experiment, folder, overrides)
+            try:
+                parent = begin_sweep(first.tracking.experiment, folder, overrides)
+            except Exception as error:  # the jobs train all the same, each on its own in MLflow
+                log.warning("warning: MLflow does not take the sweep's parent run (%s)", project.first_line(error))
         log.info("sweep    %s", project.relative(folder))
         return cls(folder, overrides, choice.metric, choice.mode, parent)
 
@@ -62,7 +65,7 @@ class Sweep:
             note["status"] = "killed"
             raise
         except BaseException as error:
-            note["error"] = str(error).splitlines()[0] if str(error) else type(error).__name__
+            note["error"] = project.first_line(error)
             (self.folder / name).mkdir(exist_ok=True)
             (self.folder / name / "error.log").write_text(traceback.format_exc())
             raise
@@ -108,4 +111,7 @@ class Sweep:
             from bestepoch.tracking import end_sweep
 
             good = bool(notes) and all(note["status"] == "finished" for note in notes)
-            end_sweep(self.parent, self.folder, good)
+            try:
+                end_sweep(self.parent, self.folder, good)
+            except Exception as error:
+                log.warning("warning: MLflow does not take the sweep's table (%s)", project.first_line(error))

@@ -20,7 +20,14 @@ def main(settings: Settings) -> None:
     """``python -m bestepoch.sync run=runs/<name>``. Safe to repeat: what is there is not stored twice."""
     if settings.run is None:
         raise UsageError("Which run? Add run=runs/<name>")
-    folder = find_run(settings.run)
+    folder = project.home() / "runs" / Run.read(find_run(settings.run)).name
+    if not (folder / "run.json").is_file():
+        # published results alone are DVC's: nothing may be written beside them
+        folder = find_run(settings.run)
+        if project.home() / "runs" not in folder.parents:
+            raise UsageError(
+                f"{settings.run} has no live run in runs/. Bring it to MLflow with: dvc repro -f -s evaluate"
+            )
     run = Run.read(folder)
     if not run.lock():
         raise UsageError(f"{project.relative(folder)} is being trained now; it is delivered by who trains it")

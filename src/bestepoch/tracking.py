@@ -11,6 +11,7 @@ import getpass
 import json
 import logging
 import os
+import re
 import time
 import warnings
 from dataclasses import dataclass
@@ -67,6 +68,11 @@ def store_uri() -> str:
     return given
 
 
+def public(uri: str) -> str:
+    """A store's address without a user's name and password, for what is written down."""
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
 def client(uri: str) -> Any:
     """An MLflow client; makes a SQLite store where it is missing."""
     from mlflow import MlflowClient
@@ -114,12 +120,12 @@ class MlflowTracker:
         if self.client is not None:
             return
         mlflow = client(self.uri)
-        if self.place.get("uri") != self.uri or not _there(mlflow, self.place["run_id"]):
+        if self.place.get("uri") != public(self.uri) or not _there(mlflow, self.place["run_id"]):
             # another store, or one that lost the run: everything is delivered anew
             run_id = self._find(mlflow) or self._make(mlflow)
             self._describe(mlflow, run_id)  # also one that was found: who made it may not have come this far
             self.place.clear()
-            self.place.update(uri=self.uri, run_id=run_id)
+            self.place.update(uri=public(self.uri), run_id=run_id)
         if self.run.status == "running":
             mlflow.update_run(self.place["run_id"], status="RUNNING")
         self.client = mlflow
@@ -322,14 +328,14 @@ def begin_sweep(name: str, folder: Path, overrides: list[str]) -> str:
     tags = {"sweep": folder.name, "sweep.overrides": " ".join(overrides)}
     if (outer := outer_run()) is not None:
         tags["mlflow.parentRunId"] = outer
-    if known.get("uri") == uri and _there(mlflow, known["run_id"]):
+    if known.get("uri") == public(uri) and _there(mlflow, known["run_id"]):
         run_id = known["run_id"]
     else:
         run_id = mlflow.create_run(experiment(mlflow, uri, name), run_name=folder.name).info.run_id
     for key, value in tags.items():
         mlflow.set_tag(run_id, key, value)
     mlflow.update_run(run_id, status="RUNNING")
-    project.write_json(note, {"uri": uri, "run_id": run_id})
+    project.write_json(note, {"uri": public(uri), "run_id": run_id})
     return str(run_id)
 
 

@@ -79,7 +79,7 @@ def train(settings: Settings, split: Summary, folder: Path | None = None, parent
     if run.status == "finished":
         log.info("%s is finished already and is taken as it is", project.relative(run.folder))
         return run
-    run.update(status="running")
+    run.update(status="running", to_publish=settings.publish is not None)
     journal = Journal(run.folder)
     deliveries = Deliveries(settings.tracking, run, parent)
     status = "failed"

@@ -1,0 +1,316 @@
+"""A training that was stopped, by whatever and whenever, and then started again ends as one that never stopped."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+import live
+from bestepoch import config, prepare, project
+from bestepoch.run import Run
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("resume")]
+
+EPOCHS, PER_EPOCH = 4, 162
+# whatever has a state of its own is in use: batch statistics, dropout, momentum, a rate that depends on the past
+TRAIN = (
+    *live.SAMPLE,
+    *("model=cnn", "model.channels=[8,16]", "model.dropout=0.2", "optimizer=adamw", "augment=affine"),
+    *("scheduler=plateau", "scheduler.patience=0", "scheduler.threshold=0.4"),
+    *(f"train.epochs={EPOCHS}", "train.batch_size=25", "checkpoint.every_seconds=0.05"),
+)
+UNTRACKED = ("tracking.mlflow=false", "tracking.tensorboard=false")
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return live.with_store(live.with_split(live.project(tmp_path_factory.mktemp("template") / "project")))
+
+
+@pytest.fixture
+def copy(template: Path, tmp_path: Path) -> Path:
+    shutil.copytree(template, tmp_path / "project")
+    return tmp_path / "project"
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = shutil.copytree(template, tmp_path_factory.mktemp("uninterrupted") / "project")
+    live.run(copy, "train", *TRAIN, *UNTRACKED)
+    folder = live.only_run(copy)
+    rates = [row["lr"] for row in live.table(folder / "epochs.csv")]
+    assert len(set(rates)) > 1, "the rate should depend on the epochs before"
+    return folder
+
+
+def is_as_if_never_stopped(copy: Path, uninterrupted: Path) -> None:
+    folder = live.only_run(copy)
+    assert live.weights(folder) == live.weights(uninterrupted)
+    assert live.numbers(folder) == live.numbers(uninterrupted)
+    assert len(live.numbers(folder)["iterations.csv"]) == EPOCHS * PER_EPOCH
+    assert json.loads((folder / "run.json").read_text())["status"] == "finished"
+
+
+def is_tracked_once(copy: Path) -> None:
+    folder, client = live.only_run(copy), MlflowClient(tracking_uri=live.store(copy))
+    (run,) = live.mlflow_runs(client)
+    assert (run.info.status, run.info.run_name) == ("FINISHED", folder.name)
+    assert run.data.params["train.batch_size"] == "25"
+    points = live.journal_points(folder)
+    assert live.mlflow_points(client, run.info.run_id) == points
+    assert live.tensorboard_points(folder) == live.as_float32(points)
+
+
+def rows(copy: Path, name: str) -> int:
+    """Finished lines below the header of the one run's table, so far."""
+    paths = list(copy.glob(f"runs/*/{name}"))
+    return max(paths[0].read_bytes().count(b"\n") - 1, 0) if paths else 0
+
+
+def states(copy: Path) -> list[int]:
+    """The iterations after which the state was saved and is still kept."""
+    return sorted(int(path.stem.partition("-")[2]) for path in copy.glob("runs/*/state/iteration-*.pt"))
+
+
+def inside_the_first_epoch(copy: Path) -> bool:
+    return bool(states(copy))
+
+
+def right_after_an_epoch(copy: Path) -> bool:
+    return rows(copy, "epochs.csv") == 1
+
+
+def inside_the_third_epoch(copy: Path) -> bool:
+    return bool(states(copy)) and states(copy)[-1] > 2 * PER_EPOCH and rows(copy, "epochs.csv") == 2
+
+
+@pytest.mark.parametrize("moment", [inside_the_first_epoch, right_after_an_epoch, inside_the_third_epoch])
+def test_killed_and_started_again_it_ends_with_the_same_bits(
+    moment: Callable[[Path], bool], copy: Path, uninterrupted: Path
+) -> None:
+    with live.started(copy, "train", *TRAIN) as training:
+        training.until(lambda: moment(copy))
+        assert training.signal(signal.SIGKILL) == -signal.SIGKILL
+    folder = live.only_run(copy)
+    assert json.loads((folder / "run.json").read_text())["status"] == "running"
+    saved = states(copy)[-1] if states(copy) else 0
+    if moment is inside_the_first_epoch:
+        assert 0 < saved < PER_EPOCH
+    elif moment is inside_the_third_epoch:
+        assert 2 * PER_EPOCH < saved < 3 * PER_EPOCH
+    printed = live.run(copy, "train", *TRAIN)
+    assert f"run      {folder.name} (resumed)" in printed
+    assert f"going on after iteration {saved} of {EPOCHS * PER_EPOCH}" in printed
+    is_as_if_never_stopped(copy, uninterrupted)
+    is_tracked_once(copy)
+
+
+def test_killed_at_the_end_while_the_store_takes_the_rest_it_is_not_trained_again(
+    copy: Path, uninterrupted: Path
+) -> None:
+    with live.locked(copy / "mlflow.db") as release, live.started(copy, "train", *TRAIN) as training:
+        training.until(lambda: states(copy)[-1:] == [EPOCHS * PER_EPOCH])
+        time.sleep(1)  # from here on it only waits for the store
+        assert training.signal(signal.SIGKILL) == -signal.SIGKILL
+        release()
+    printed = live.run(copy, "train", *TRAIN)
+    assert f"going on after iteration {EPOCHS * PER_EPOCH} of {EPOCHS * PER_EPOCH}" in printed
+    is_as_if_never_stopped(copy, uninterrupted)
+    is_tracked_once(copy)
+
+
+def test_killed_when_a_part_is_delivered_nothing_is_delivered_twice(copy: Path, uninterrupted: Path) -> None:
+    # saving after each update slows training down, so that MLflow has something before the end
+    slow = [*TRAIN[:-1], "checkpoint.every_seconds=0.0001"]
+    with live.started(copy, "train", *slow) as training:
+        training.until(lambda: list(copy.glob("runs/*/state/mlflow.json")))
+        assert training.signal(signal.SIGKILL) == -signal.SIGKILL
+    folder = live.only_run(copy)
+    client = MlflowClient(tracking_uri=live.store(copy))
+    (run,) = live.mlflow_runs(client)
+    delivered = live.mlflow_points(client, run.info.run_id)
+    assert 0 < len(delivered["train/loss"]) < EPOCHS * PER_EPOCH
+    assert live.tensorboard_points(folder)["train/loss"], "TensorBoard should have some too"
+    live.run(copy, "train", *TRAIN)
+    is_as_if_never_stopped(copy, uninterrupted)
+    is_tracked_once(copy)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_asked_to_stop_it_saves_says_how_to_go_on_and_does(
+    number: signal.Signals, code: int, copy: Path, uninterrupted: Path
+) -> None:
+    with live.started(copy, "train", *TRAIN) as training:
+        training.until(lambda: rows(copy, "iterations.csv") > PER_EPOCH + 5)
+        assert training.signal(number) == code
+        printed = training.printed()
+    folder, client = live.only_run(copy), MlflowClient(tracking_uri=live.store(copy))
+    assert json.loads((folder / "run.json").read_text())["status"] == "killed"
+    (run,) = live.mlflow_runs(client)
+    assert run.info.status == "KILLED"
+    # all that was trained is saved and delivered
+    done = rows(copy, "iterations.csv")
+    assert PER_EPOCH < done < EPOCHS * PER_EPOCH
+    assert states(copy)[-1] == done
+    assert live.mlflow_points(client, run.info.run_id) == live.journal_points(folder)
+    assert "Traceback" not in printed
+
+    (line,) = [line for line in printed.splitlines() if line.startswith(f"stopped by {number.name}")]
+    told = shlex.split(line.split("from here: ")[1])
+    assert told == ["python", "-m", "bestepoch.train", *TRAIN]
+    printed = live.run(copy, "train", *told[3:])
+    assert f"going on after iteration {done} of" in printed
+    is_as_if_never_stopped(copy, uninterrupted)
+    is_tracked_once(copy)
+
+
+def damaged(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.fixture(scope="module")
+def killed(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose one run was killed in its second epoch, with two states to go back to; not to be changed."""
+    copy = tmp_path_factory.mktemp("killed") / "project"
+    shutil.copytree(template, copy)
+    with live.started(copy, "train", *TRAIN, *UNTRACKED) as training:
+        training.until(lambda: len(states(copy)) == 2 and states(copy)[-1] > PER_EPOCH)
+        training.signal(signal.SIGKILL)
+    return copy
+
+
+@pytest.mark.parametrize("damage", [damaged, emptied])
+def test_a_newest_state_that_is_damaged_is_passed_over(
+    damage: Callable[[Path], None], killed: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(killed, tmp_path / "project")
+    older, newest = states(copy)
+    path = live.only_run(copy) / f"state/iteration-{newest:09d}.pt"
+    damage(path)
+    printed = live.run(copy, "train", *TRAIN, *UNTRACKED)
+    assert f"{path.relative_to(copy)} cannot be read" in printed
+    assert "going back to the one before" in printed
+    assert f"going on after iteration {older} of" in printed
+    is_as_if_never_stopped(copy, uninterrupted)
+
+
+@pytest.fixture
+def opened(
+    killed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., tuple[Run, Path, dict[str, bytes]]]]:
+    """Opens the run for a command line, in a copy of the killed project, without training it."""
+    copy = shutil.copytree(killed, tmp_path / "project")
+    monkeypatch.chdir(copy)
+    monkeypatch.delenv("BESTEPOCH_MIRROR", raising=False)
+    old = live.only_run(copy)
+    before = content(old)
+    runs = []
+
+    def open_run(*changed: str) -> tuple[Run, Path, dict[str, bytes]]:
+        overrides = [*TRAIN, *changed]
+        settings = config.checked(overrides, False)[1]
+        runs.append(Run.open(settings, prepare.split_for(settings), "cpu", overrides))
+        return runs[-1], old, before
+
+    yield open_run
+    for run in runs:
+        run.close()
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("changed", ["checkpoint.every_seconds=9", "tracking.drain_seconds=1", "selection.mode=max"])
+def test_a_setting_that_changes_no_number_goes_on_with_the_run(
+    changed: str, opened: Callable[..., tuple[Run, Path, dict[str, bytes]]]
+) -> None:
+    run, old, _ = opened(changed)
+    assert run.resumed
+    assert run.folder == old
+
+
+@pytest.mark.parametrize(
+    "changed", ["seed=1", "optimizer.lr=0.02", "model.dropout=0.3", "train.epochs=5", "split.seed=1", "augment=shift"]
+)
+def test_a_setting_that_changes_the_numbers_begins_a_run_of_its_own(
+    changed: str, opened: Callable[..., tuple[Run, Path, dict[str, bytes]]]
+) -> None:
+    run, old, before = opened(changed)
+    assert not run.resumed
+    assert run.folder != old
+    assert not (run.folder / "state").exists()
+    assert content(old) == before, "the old run was touched"
+
+
+def test_other_training_code_begins_a_run_of_its_own(
+    opened: Callable[..., tuple[Run, Path, dict[str, bytes]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = shutil.copytree(project.PACKAGE, tmp_path / "package")
+    monkeypatch.setattr(project, "PACKAGE", package)
+    (package / "journal.py").write_text("# decides no number\n")
+    run, old, _ = opened()
+    assert run.resumed and run.folder == old
+    run.close()
+    with (package / "loop.py").open("a") as file:
+        file.write("# decides numbers\n")
+    run, _, _ = opened()
+    assert not run.resumed
+    assert run.folder == old.with_name(f"{old.name}-2")
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(
+    opened: Callable[..., tuple[Run, Path, dict[str, bytes]]],
+) -> None:
+    first, old, _ = opened()
+    assert first.folder == old
+    second, _, _ = opened()
+    assert not second.resumed
+    assert second.folder == old.with_name(f"{old.name}-2")
+
+
+def test_a_finished_command_run_again_makes_a_new_run_with_the_same_bits(uninterrupted: Path) -> None:
+    before = content(uninterrupted)
+    printed = live.run(uninterrupted.parents[1], "train", *TRAIN, *UNTRACKED)
+    again = uninterrupted.with_name(f"{uninterrupted.name}-2")
+    try:
+        assert f"run      {again.name}\n" in printed
+        assert live.weights(again) == live.weights(uninterrupted)
+        assert live.numbers(again) == live.numbers(uninterrupted)
+        assert content(uninterrupted) == before
+    finally:
+        shutil.rmtree(again)
+
+
+def test_two_trainings_started_at_the_same_moment_are_two_runs(template: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(template, tmp_path / "project", ignore=shutil.ignore_patterns("mlflow.db"))
+    (copy / "mlflow.db.partial").write_bytes(b"left by a process that was killed while it made the store")
+    both = (*live.SAMPLE, "model=mlp", "model.hidden=[16]", "train.epochs=2")
+    with live.started(copy, "train", *both) as one, live.started(copy, "train", *both) as other:
+        assert (one.end(), other.end()) == (0, 0), one.printed() + other.printed()
+        # neither the store that both of them made, nor anything else, was in the way
+        assert "warning" not in (one.printed() + other.printed()).lower()
+    first, second = sorted(path.parent for path in copy.glob("runs/*/run.json"))
+    assert second.name == f"{first.name}-2"
+    assert live.weights(first) == live.weights(second)
+    assert live.numbers(first) == live.numbers(second)
+    client = MlflowClient(tracking_uri=live.store(copy))
+    runs = {run.info.run_name: run for run in live.mlflow_runs(client)}
+    assert set(runs) == {first.name, second.name}
+    for folder in (first, second):
+        run = runs[folder.name]
+        assert run.info.status == "FINISHED"
+        assert live.mlflow_points(client, run.info.run_id) == live.journal_points(folder)
