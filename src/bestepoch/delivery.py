@@ -126,6 +126,7 @@ class Deliveries:
             trackers.append(TensorBoardTracker(run))
         self.all = [Delivery(tracker, run.folder) for tracker in trackers]
         for delivery in self.all:
+            delivery.tracker.load()  # before training: an import beside it would take the interpreter from it
             delivery.start()
 
     def close(self, status: str) -> None:

@@ -45,6 +45,9 @@ class Tracker(Protocol):
     name: str
     place: dict[str, Any]  # what it wants remembered between attempts
 
+    def load(self) -> None:
+        """Import what it needs; asks no store or server."""
+
     def open(self) -> None:
         """Find or make the run's place; may raise and be called again."""
 
@@ -114,6 +117,13 @@ class MlflowTracker:
         self.place: dict[str, Any] = {}
         self.uri = store_uri()
         self.client: Any = None
+
+    def load(self) -> None:
+        """See `Tracker`."""
+        import mlflow.tracking
+
+        if not self.uri.startswith("http"):
+            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
     def open(self) -> None:
         """Find the run of an earlier attempt, or make one with its parameters, tags and data set."""
@@ -253,6 +263,11 @@ class TensorBoardTracker:
         self.place: dict[str, Any] = {}
         self._writer: Any = None
         self._last: dict[str, int] | None = None
+
+    def load(self) -> None:
+        """See `Tracker`."""
+        import tensorboard.backend.event_processing.event_file_loader
+        import tensorboard.summary.writer.event_file_writer  # noqa: F401
 
     def open(self) -> None:
         """Look how far the event files of earlier attempts go."""
