@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from mlflow import MlflowClient
 from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 def main() -> None:
     """Write docs/report.png and docs/mlflow.png."""
     place = json.loads((ROOT / "results/train/run.json").read_text())["mlflow"]
+    experiment = MlflowClient(place["uri"]).get_run(place["run_id"]).info.experiment_id
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=os.environ.get("CHROMIUM") or shutil.which("chromium"),
@@ -39,7 +41,7 @@ def main() -> None:
         server = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
         try:
             wait_for(f"http://127.0.0.1:{port}/health")
-            page = f"http://127.0.0.1:{port}/#/experiments/1/runs/{place['run_id']}/model-metrics"
+            page = f"http://127.0.0.1:{port}/#/experiments/{experiment}/runs/{place['run_id']}/model-metrics"
             url = f"{page}?workflowType=machine_learning"
             shoot(browser, url, ROOT / "docs/mlflow.png", 1400, 1330, 6000, curves_only)
         finally:

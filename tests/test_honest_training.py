@@ -24,13 +24,11 @@ from torch.nn.functional import cross_entropy, log_softmax
 
 from bestepoch import checkpoint, config, data, loop, model, train
 from bestepoch.data import Augment, Summary
-from bestepoch.fetch import fetch
 from bestepoch.journal import read
 from bestepoch.loop import NonFiniteLoss, Objective
 from bestepoch.project import UsageError
 from bestepoch.run import Run
 from bestepoch.schema import Affine, NoAugment, Settings, Sgd, Shift
-from bestepoch.split import split
 
 CHECKOUT = Path(__file__).parents[1]
 PACKAGE = CHECKOUT / "src/bestepoch"
@@ -51,18 +49,6 @@ def as_torch_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     logger.setLevel(level)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
-
-
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Summary:
-    """The offline sample, split as the pipeline would."""
-    folder = tmp_path_factory.mktemp("sample")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(CHECKOUT)
-        settings = config.checked(["data=mnist_sample"], False)[1]
-        fetch(settings.data, settings.fetch, folder / "raw")
-        split(folder / "raw", folder / "split", settings.split)
-    return Summary.read(folder / "split")
 
 
 def digits(sample: Summary, part: str, count: int) -> tuple[Tensor, Tensor]:

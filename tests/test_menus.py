@@ -18,10 +18,8 @@ from torch import Tensor
 
 from bestepoch import config, data, loop, model, schedule, schema, selection
 from bestepoch.data import Augment, Summary
-from bestepoch.fetch import fetch
 from bestepoch.project import UsageError
 from bestepoch.schema import Cnn, Lenet, Mlp, Settings
-from bestepoch.split import split
 
 CHECKOUT = Path(__file__).parents[1]
 ACTIVATIONS = get_args(schema.Activation)
@@ -39,18 +37,6 @@ def one_thread_at_the_project(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Summary:
-    """The offline sample, split as the pipeline would."""
-    folder = tmp_path_factory.mktemp("sample")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(CHECKOUT)
-        settings = config.checked(["data=mnist_sample"], False)[1]
-        fetch(settings.data, settings.fetch, folder / "raw")
-        split(folder / "raw", folder / "split", settings.split)
-    return Summary.read(folder / "split")
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+import live
 from bestepoch import config
 from bestepoch.project import UsageError
 from bestepoch.schema import Settings, Train
@@ -22,24 +23,9 @@ MENUS = ("data", "model", "optimizer", "scheduler", "augment", "stopping")
 ENTRIES = [(menu, path.stem) for menu in MENUS for path in sorted((CHECKOUT / "conf" / menu).glob("*.yaml"))]
 
 
-def copy_project(to: Path) -> Path:
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=CHECKOUT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    for name in filter(None, listed.split("\0")):
-        if (CHECKOUT / name).is_file():  # not one that was just deleted
-            (to / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(CHECKOUT / name, to / name)
-    return to
-
-
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy_project(tmp_path_factory.mktemp("original"))
+    return live.project(tmp_path_factory.mktemp("original"))
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import live
 from bestepoch import config, prepare
 from bestepoch.data import idx_bytes, load
 from bestepoch.project import UsageError
@@ -476,17 +477,7 @@ OWN = invented([6] * 256, tests=1, shape=(12, 20))
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project as it is now, with a data set of one's own."""
-    folder = tmp_path_factory.mktemp("checkout")
-    listed = subprocess.run(
-        ["git", "-C", str(PROJECT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if (PROJECT / name).is_file() and not name.startswith("tests/"):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(PROJECT / name, folder / name)
+    folder = live.project(tmp_path_factory.mktemp("checkout"))
     OWN.write(folder / "my/files")
     (folder / "my/files/dataset.json").unlink()
     (folder / "conf/data/mine.yaml").write_text(MINE)

@@ -1,0 +1,24 @@
+"""What several files of tests stand on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bestepoch import config
+from bestepoch.data import Summary
+from bestepoch.fetch import fetch
+from bestepoch.split import split
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Summary:
+    """The offline sample, split as the pipeline would."""
+    folder = tmp_path_factory.mktemp("sample")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(Path(__file__).parents[1])
+        settings = config.checked(["data=mnist_sample"], False)[1]
+        fetch(settings.data, settings.fetch, folder / "raw")
+        split(folder / "raw", folder / "split", settings.split)
+    return Summary.read(folder / "split")
