@@ -25,14 +25,15 @@ CHUNK = 5000  # rows held in memory at once, however far behind a tracker is
 class Place:
     """How far one tracker has come with one run, kept in ``state/<tracker>.json`` between attempts."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, folder: Path, tracker: Tracker) -> None:
+        self.path = folder / "state" / f"{tracker.name.lower()}.json"
         self.values: dict[str, Any] = {}
         with contextlib.suppress(project.UsageError):
-            self.values = project.read_json(path, "")
+            self.values = project.read_json(self.path, "")
+        tracker.place = self.values
 
     def save(self) -> None:
-        """Put it on the disk, if the folder is there still."""
+        """Put it on the disk."""
         project.write_json(self.path, self.values)
 
 
@@ -60,9 +61,7 @@ class Delivery:
 
     def __init__(self, tracker: Tracker, folder: Path) -> None:
         self.tracker, self.folder = tracker, folder
-        self.place = Place(folder / "state" / f"{tracker.name.lower()}.json")
-        tracker.place = self.place.values
-        self.seconds = 0.0
+        self.place = Place(folder, tracker)
         self._closing = threading.Event()
         self._status = "failed"
         self._complete = False
@@ -86,7 +85,6 @@ class Delivery:
         pause, warned = EVERY_SECONDS, False
         while True:
             closing = self._closing.wait(pause)
-            started = time.thread_time()
             try:
                 if catch_up(self.tracker, self.folder, self.place.values):
                     self.place.save()
@@ -110,8 +108,6 @@ class Delivery:
                     time.sleep(pause)
                 else:
                     pause = min(pause * 2, LONGEST_PAUSE)
-            finally:
-                self.seconds += time.thread_time() - started
 
 
 class Deliveries:

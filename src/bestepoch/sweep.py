@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from bestepoch import app, project
-from bestepoch.journal import write_table
+from bestepoch.journal import read, write_table
 from bestepoch.run import Run, short, slug
 from bestepoch.schema import Settings
+from bestepoch.selection import best_epoch
 
 log = logging.getLogger("bestepoch")
 COLUMNS = ["overrides", "status", "best_epoch", "metric", "seconds", "run", "error"]
@@ -51,42 +52,37 @@ class Sweep:
         return cls(folder, overrides, choice.metric, choice.mode, parent)
 
     @contextlib.contextmanager
-    def job(self) -> Iterator[Path]:
-        """Around one job: yields the folder for its run, and notes how it ended."""
+    def job(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Around one job: yields the folder for its run and its row of the table, and notes how it ended."""
         overrides = app.overrides()
         name = self._job_name(overrides)
-        note: dict[str, Any] = {"overrides": " ".join(overrides), "status": "failed"}
-        path = self.folder / ".jobs" / f"{name}.json"
-        log.info("job      %s", note["overrides"])
+        row: dict[str, Any] = {"overrides": " ".join(overrides), "status": "failed"}
+        log.info("job      %s", row["overrides"])
         try:
-            yield self.folder / name
-            note = {**note, **project.read_json(path, "the job itself"), "status": "finished"}
+            yield self.folder / name, row
+            row["status"] = "finished"
         except SystemExit:
-            note["status"] = "killed"
+            row["status"] = "killed"
             raise
         except BaseException as error:
-            note["error"] = project.first_line(error)
-            (self.folder / name).mkdir(exist_ok=True)
-            (self.folder / name / "error.log").write_text(traceback.format_exc())
+            row["error"] = project.first_line(error)
+            # beside the folder, which belongs to the run and may not be there yet
+            (self.folder / f"{name}.error.log").write_text(traceback.format_exc())
             raise
         finally:
-            project.write_json(path, note)
+            # by the overrides themselves: two of them may make the same name
+            project.write_json(self.folder / ".jobs" / f"{project.digest(overrides)}.json", row)
 
-    def result(self, run: Run, metric: float) -> None:
-        """What the table will say of a job that trained to its end."""
-        from bestepoch.journal import read
-        from bestepoch.selection import best_epoch
-
+    def outcome(self, run: Run) -> dict[str, Any]:
+        """What the table says of a job that trained to its end."""
         epochs = read(run.folder / "epochs.csv")
-        project.write_json(
-            self.folder / ".jobs" / f"{self._job_name(app.overrides())}.json",
-            {
-                "best_epoch": int(best_epoch(epochs, self.metric, self.mode)["epoch"]),
-                "metric": metric,
-                "seconds": round(sum(row["seconds"] for row in epochs), 1),
-                "run": project.relative(run.folder),
-            },
-        )
+        best = best_epoch(epochs, self.metric, self.mode)
+        return {
+            "best_epoch": int(best["epoch"]),
+            "metric": best[self.metric],
+            "seconds": round(sum(row["seconds"] for row in epochs), 1),
+            "run": project.relative(run.folder),
+        }
 
     def _job_name(self, overrides: list[str]) -> str:
         """What varies in the sweep, since the rest is the same for all of its jobs."""

@@ -38,8 +38,7 @@ def main(settings: Settings) -> None:
     for tracker in trackers:
         if not wanted[tracker.name]:
             continue
-        place = Place(folder / "state" / f"{tracker.name.lower()}.json")
-        tracker.place = place.values
+        place = Place(folder, tracker)
         try:
             new = catch_up(tracker, folder, place.values)
             tracker.close(status)

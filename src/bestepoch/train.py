@@ -46,11 +46,11 @@ def main(settings: Settings) -> float:
 
 def sweep_main(settings: Settings, sweep: Sweep) -> float:
     """One job of a sweep: a run below the sweep's folder and its parent run."""
-    with sweep.job() as folder:
+    with sweep.job() as (folder, row):
         run = train(settings, prepare.split_for(settings), folder, sweep.parent)
         run.close()
-        sweep.result(run, best_metric(run.folder, settings))
-        return best_metric(run.folder, settings)
+        row.update(sweep.outcome(run))
+        return float(row["metric"])
 
 
 def best_metric(folder: Path, settings: Settings) -> float:
