@@ -152,7 +152,7 @@ def source(module: str) -> str:
 
 @cache
 def imports(module: str) -> frozenset[str]:
-    """The package's modules that ``module`` imports when it runs, at its top or inside a function."""
+    """The package's modules that ``module`` imports or starts, at its top or inside a function."""
     found: set[str] = set()
 
     def look(node: ast.AST) -> None:
@@ -166,6 +166,8 @@ def imports(module: str) -> frozenset[str]:
             found.add(str(node.module).split(".")[1])
         elif isinstance(node, ast.Import):
             found.update(alias.name.split(".")[1] for alias in node.names if alias.name.startswith("bestepoch."))
+        elif isinstance(node, ast.List) and "[sys.executable, '-m', 'bestepoch." in ast.unparse(node):
+            found.add(ast.unparse(node).split("'")[3].split(".")[1])  # a process of its own
         assert not (isinstance(node, ast.ImportFrom) and node.level), f"{module} imports relatively"
         for child in ast.iter_child_nodes(node):
             look(child)

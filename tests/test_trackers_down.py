@@ -17,7 +17,7 @@ import pytest
 from mlflow import MlflowClient
 
 import live
-from bestepoch import delivery, tracking
+from bestepoch import courier, tracking
 from bestepoch.journal import Journal, Row
 from bestepoch.run import Run
 
@@ -117,12 +117,12 @@ def until(condition: Callable[[], bool]) -> None:
 def test_each_time_it_goes_down_there_is_one_warning_and_later_no_gap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(delivery, "EVERY_SECONDS", 0.01)
-    monkeypatch.setattr(delivery, "LONGEST_PAUSE", 0.05)
-    monkeypatch.setattr(delivery, "CHUNK", 7)
+    monkeypatch.setattr(courier, "EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(courier, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(courier, "CHUNK", 7)
     monkeypatch.setattr(logging.getLogger("bestepoch"), "propagate", True)
     journal, tracker = Journal(tmp_path), Moody()
-    brought = delivery.Delivery(tracker, tmp_path)
+    brought = courier.Delivery(tracker, tmp_path)
     brought.start()
     for done, down, warnings in ((0, False, 0), (20, True, 1), (40, False, 1), (60, True, 2)):
         tracker.down, tracker.refused = down, 0
@@ -207,7 +207,7 @@ def test_a_part_that_is_missing_is_added_and_no_more(run: Path, monkeypatch: pyt
     (run / "epochs.csv").write_text("".join(lines["epochs.csv"][:2]))
     monkeypatch.chdir(run.parents[1])
     tracker = tracking.TensorBoardTracker(Run.read(run))
-    assert delivery.catch_up(tracker, run, tracker.place)
+    assert courier.catch_up(tracker, run, tracker.place)
     tracker.close("killed")
     assert [len(live.tensorboard_points(run)[key]) for key in ("lr", "val/loss")] == [61, 1]
     for name, text in lines.items():
@@ -243,7 +243,8 @@ def test_a_store_that_another_process_locks_for_seconds_loses_nothing(template: 
     path = project / "mlflow.db"
     with live.locked(path) as release, live.started(project, "train", *TRAIN) as training:
         process = psutil.Process(training.process.pid)
-        training.until(lambda: str(path) in {file.path for file in process.open_files()})
+        # the process beside training, which brings the journal to the trackers
+        training.until(lambda: str(path) in {f.path for child in process.children() for f in child.open_files()})
         # training needs no tracker to come to its end
         training.until(lambda: list(project.glob("runs/*/checkpoints/epoch-0003.pt")))
         time.sleep(3)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NoReturn
 
 from bestepoch import config, project
@@ -49,15 +50,13 @@ def launch(task: Callable[[Settings], float | None], sweep_task: SweepTask | Non
 
         def job(cfg: object) -> float | None:
             settings = config.settings(cfg)  # type: ignore[arg-type]
-            if sweep is not None and sweep_task is not None:
-                try:
-                    return sweep_task(settings, sweep)
-                except UsageError as error:
-                    raise CompactHydraException(str(error)) from None  # of these Hydra shows the message alone
             try:
-                return task(settings)
+                with _plain_disk_errors():
+                    return task(settings) if sweep is None or sweep_task is None else sweep_task(settings, sweep)
             except UsageError as error:
-                return fail(error)
+                if sweep is None:
+                    return fail(error)
+                raise CompactHydraException(str(error)) from None  # of these Hydra shows the message alone
 
         hydra.main(version_base="1.3", config_path=str(folder), config_name="config")(job)()
     except UsageError as error:
@@ -65,6 +64,17 @@ def launch(task: Callable[[Settings], float | None], sweep_task: SweepTask | Non
     finally:
         if sweep is not None:
             sweep.finish()
+
+
+@contextlib.contextmanager
+def _plain_disk_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        told = project.disk_error(error)
+        if told is None:
+            raise
+        raise told from error
 
 
 def overrides() -> list[str]:

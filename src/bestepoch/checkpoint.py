@@ -46,13 +46,18 @@ def weights_path(folder: Path, epoch: int) -> Path:
 def save_state(folder: Path, iteration: int, state: dict[str, Any]) -> None:
     """All that training needs to go on after ``iteration``; the newest two are kept."""
     save(folder / "state" / f"iteration-{iteration:09d}.pt", state)
-    for old in sorted((folder / "state").glob("iteration-*.pt"))[:-KEPT]:
+    for old in states(folder)[KEPT:]:
         old.unlink()
+
+
+def states(folder: Path) -> list[Path]:
+    """The states of a run, newest first."""
+    return sorted((folder / "state").glob("iteration-*.pt"), reverse=True)
 
 
 def newest_state(folder: Path) -> dict[str, Any] | None:
     """The newest state that can be read, or None; a damaged one is named and passed over."""
-    for path in sorted((folder / "state").glob("iteration-*.pt"), reverse=True):
+    for path in states(folder):
         try:
             return load(path)
         except UsageError as error:

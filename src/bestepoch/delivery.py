@@ -1,141 +1,150 @@
-"""Brings the journal to one tracker, on a thread of its own: a tracker that hangs holds up nobody but itself."""
+"""Has the journal brought to the trackers while training goes on, by a process beside it (see `bestepoch.courier`)."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import json
 import logging
+import os
+import subprocess
+import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 from bestepoch import project
-from bestepoch.journal import Tail
 from bestepoch.run import Run
 from bestepoch.schema import Tracking
-from bestepoch.tracking import MlflowTracker, TensorBoardTracker, Tracker
 
 log = logging.getLogger("bestepoch")
 
-EVERY_SECONDS = 2.0
-LONGEST_PAUSE = 30.0
-CHUNK = 5000  # rows held in memory at once, however far behind a tracker is
+RESTARTS = 3  # of a courier that dies; what it then still has to bring is left to `sync`
 
 
-class Place:
-    """How far one tracker has come with one run, kept in ``state/<tracker>.json`` between attempts."""
+class Courier:
+    """The process: one for all runs that this process trains one after the other, so that it is paid for once."""
 
-    def __init__(self, folder: Path, tracker: Tracker) -> None:
-        self.path = folder / "state" / f"{tracker.name.lower()}.json"
-        self.values: dict[str, Any] = {}
-        with contextlib.suppress(project.UsageError):
-            self.values = project.read_json(self.path, "")
-        tracker.place = self.values
+    def __init__(self, trackers: list[str]) -> None:
+        self.trackers, self.context = trackers, _context()
+        self._requests: dict[str, list[dict[str, Any]]] = {}  # of the runs that are not closed yet
+        self._places: dict[str, dict[str, Any]] = {}  # what each tracker noted when it had everything, by run
+        self._changed = threading.Condition(threading.RLock())
+        self._restarts = RESTARTS
+        self._start()
 
-    def save(self) -> None:
-        """Put it on the disk."""
-        project.write_json(self.path, self.values)
+    def open(self, run: Path, **request: Any) -> None:
+        """Have a run's journal delivered from now on."""
+        with self._changed:
+            self._requests[str(run)], self._places[str(run)] = [], {}
+            self._ask(str(run), request)
 
+    def close(self, run: Path, wait: float, status: str, **info: Any) -> dict[str, Any]:
+        """Have the rest delivered and the run ended; the places of the trackers that have it all in time."""
+        with self._changed:
+            self._ask(str(run), {"finish": status, **info})
+            self._changed.wait_for(lambda: len(self._places[str(run)]) == len(self.trackers), max(wait, 0.1))
+            del self._requests[str(run)]
+            return self._places.pop(str(run))
 
-def catch_up(tracker: Tracker, folder: Path, place: dict[str, Any]) -> bool:
-    """Deliver what the journal in ``folder`` holds beyond ``place``, which moves on; whether there was anything.
+    def leave(self) -> None:
+        """The process ends by itself: at once, unless a run is open."""
+        with self._changed, contextlib.suppress(OSError):
+            assert self._process.stdin is not None
+            self._requests.clear()
+            self._process.stdin.close()
 
-    Raises:
-        Exception: whatever the tracker raised; ``place`` is then where the tracker's last success left it.
-    """
-    tracker.open()
-    delivered = False
-    while True:
-        iterations = Tail(folder / "iterations.csv", place.get("iterations", 0))
-        epochs = Tail(folder / "epochs.csv", place.get("epochs", 0))
-        rows = iterations.read(CHUNK), epochs.read(CHUNK)
-        if not any(rows):
-            return delivered
-        tracker.write(*rows)
-        place.update(iterations=iterations.offset, epochs=epochs.offset)
-        delivered = True
+    def _start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bestepoch.courier", *self.trackers],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # a session of its own: Ctrl-C is meant for training, which then says how the run ended
+            start_new_session=True,
+        )
+        threading.Thread(target=self._listen, args=(self._process,), name="courier", daemon=True).start()
 
+    def _ask(self, run: str, request: dict[str, Any]) -> None:
+        self._requests[run].append({"run": run, **request})
+        self._tell(self._requests[run][-1])
 
-class Delivery:
-    """A tracker's thread: reads the journal every few seconds, tries again after a failure, ends when all is there."""
+    def _tell(self, request: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # it has died: the next one is told
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
 
-    def __init__(self, tracker: Tracker, folder: Path) -> None:
-        self.tracker, self.folder = tracker, folder
-        self.place = Place(folder, tracker)
-        self._closing = threading.Event()
-        self._status = "failed"
-        self._complete = False
-        self._thread = threading.Thread(target=self._deliver, name=tracker.name, daemon=True)
-
-    def start(self) -> None:
-        """Begin; the tracker is first met on its own thread."""
-        self._thread.start()
-
-    def finish(self, status: str) -> None:
-        """Ask for the rest to be delivered and the tracker's run to be ended with ``status``."""
-        self._status = status
-        self._closing.set()
-
-    def complete(self, wait: float) -> bool:
-        """Whether that is done, or is within ``wait`` seconds."""
-        self._thread.join(wait)
-        return self._complete
-
-    def _deliver(self) -> None:
-        pause, warned = EVERY_SECONDS, False
-        while True:
-            closing = self._closing.wait(pause)
+    def _listen(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
             try:
-                if catch_up(self.tracker, self.folder, self.place.values):
-                    self.place.save()
-                if closing:
-                    self.tracker.close(self._status)
-                    self.place.save()
-                    self._complete = True
-                    return
-                pause, warned = EVERY_SECONDS, False
-            except Exception as error:
-                if not warned:
-                    log.warning(
-                        "warning: %s does not take the run's data (%s). Training goes on, the journal keeps everything "
-                        "and it is tried again.",
-                        self.tracker.name,
-                        project.first_line(error),
-                    )
-                warned = True
-                if closing:
-                    pause = 1.0  # until the one who closes has waited long enough
-                    time.sleep(pause)
-                else:
-                    pause = min(pause * 2, LONGEST_PAUSE)
+                message = json.loads(line)
+            except ValueError:
+                sys.stderr.write(line)  # a library has something to say
+                continue
+            if "done" not in message:
+                log.log(message["level"], "%s", message["message"])
+                continue
+            with self._changed:
+                if message["run"] in self._places:
+                    self._places[message["run"]][message["done"]] = message["place"]
+                self._changed.notify_all()
+        process.wait()
+        with self._changed:
+            if self._requests and self._restarts:
+                self._restarts -= 1
+                self._start()
+                for request in [r for requests in self._requests.values() for r in requests]:
+                    self._tell(request)
+
+
+_courier: Courier | None = None
+
+
+def courier(settings: Tracking) -> Courier | None:
+    """The process for these settings, started where there is none; None where nothing is tracked.
+
+    Called before the imports that training needs, it makes its own beside them, on another core.
+    """
+    global _courier
+    trackers = [name for name, wanted in (("MLflow", settings.mlflow), ("TensorBoard", settings.tensorboard)) if wanted]
+    if _courier is not None and (_courier.trackers, _courier.context) != (trackers, _context()):
+        _courier.leave()
+        _courier = None
+    if _courier is None and trackers:
+        _courier = Courier(trackers)
+        atexit.register(_courier.leave)
+    return _courier
+
+
+def _context() -> tuple[str, dict[str, str]]:
+    """What a process inherits that decides where it delivers to."""
+    return str(Path.cwd()), {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_")}
 
 
 class Deliveries:
     """All trackers of one run."""
 
-    def __init__(self, settings: Tracking, run: Run, parent: str | None = None) -> None:
+    def __init__(self, settings: Tracking, run: Run) -> None:
         self.settings, self.run = settings, run
-        trackers: list[Tracker] = []
-        if settings.mlflow:
-            trackers.append(MlflowTracker(run, settings.experiment, parent))
-        if settings.tensorboard:
-            trackers.append(TensorBoardTracker(run))
-        self.all = [Delivery(tracker, run.folder) for tracker in trackers]
-        for delivery in self.all:
-            delivery.tracker.load()  # before training: an import beside it would take the interpreter from it
-            delivery.start()
+        self.courier = courier(settings)
+        if self.courier is not None:
+            self.courier.open(run.folder, experiment=settings.experiment, patience=settings.drain_seconds)
 
     def close(self, status: str) -> None:
         """Deliver the rest, end each tracker's run, and say which could not take everything in time."""
-        until = time.monotonic() + self.settings.drain_seconds
-        for delivery in self.all:
-            delivery.finish(status)  # all of them at once: one that hangs takes no time from the others
-        for delivery in self.all:
-            if not delivery.complete(max(until - time.monotonic(), 0.1)):
+        if self.courier is None:
+            return
+        info = {key: self.run.info[key] for key in ("ended", "reason") if key in self.run.info}
+        places = self.courier.close(self.run.folder, self.settings.drain_seconds, status, **info)
+        for name in self.courier.trackers:
+            if name not in places:
                 log.warning(
                     "warning: %s has not taken everything. When it answers again: python -m bestepoch.sync run=%s",
-                    delivery.tracker.name,
+                    name,
                     project.relative(self.run.folder),
                 )
-            elif delivery.tracker.name == MlflowTracker.name:
-                self.run.update(mlflow={key: delivery.place.values[key] for key in ("uri", "run_id")})
+        if "MLflow" in places:
+            self.run.update(mlflow={key: places["MLflow"][key] for key in ("uri", "run_id")})

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import collections
 import csv
+import math
 import os
 import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from bestepoch import project
 
 ITERATION_COLUMNS = ("iteration", "epoch", "train/loss", "lr", "time")
 EPOCH_COLUMNS = (
@@ -60,6 +63,30 @@ def read(path: Path) -> list[Row]:
     return Tail(path).read()
 
 
+def read_after(path: Path, number: int) -> list[Row]:
+    """The finished rows whose first column is above ``number``, without reading all that is before them."""
+    size, step = path.stat().st_size if path.exists() else 0, 1 << 16
+    while True:
+        start = max(size - step, 0)
+        rows = Tail(path, _next_line(path, start)).read()
+        if not start or (rows and _number(rows[0]) <= number):
+            return [row for row in rows if _number(row) > number]
+        step *= 2
+
+
+def _next_line(path: Path, offset: int) -> int:
+    if not offset:
+        return 0
+    with path.open("rb") as file:
+        file.seek(offset)
+        file.readline()
+        return file.tell()
+
+
+def _number(row: Row) -> float:
+    return next(iter(row.values()))
+
+
 class Journal:
     """Writes ``iterations.csv`` and ``epochs.csv`` into a folder.
 
@@ -77,6 +104,8 @@ class Journal:
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._failure: OSError | None = None
+        self.not_finite: tuple[int, float, float] | None = None
+        """Iteration, rate and loss of the first update that went wrong, once its row is written."""
         self._thread = threading.Thread(target=self._write_on, name="journal", daemon=True)
         self._thread.start()
 
@@ -89,7 +118,7 @@ class Journal:
         self.flush()
         if row["epoch"] > self._last_epoch:
             values = {**row, "time": time.time()}
-            _append(self.epochs, [_line(values[c] for c in EPOCH_COLUMNS[:-1]) + f",{values['time']:.3f}\n"])
+            _append(self.epochs, [",".join(repr(values[c]) for c in EPOCH_COLUMNS[:-1]) + f",{values['time']:.3f}\n"])
             self._last_epoch = int(row["epoch"])
 
     def flush(self, sync: bool = False) -> None:
@@ -102,14 +131,18 @@ class Journal:
             if self._failure is not None:
                 raise self._failure
             taken = [self._rows.popleft() for _ in range(len(self._rows))]
-            rows = [row for row in taken if row[0] > self._last_iteration]
-            if rows:
+            losses = _numbers([row[2] for row in taken])
+            wrong = (row for row, loss in zip(taken, losses, strict=True) if not math.isfinite(loss))
+            if self.not_finite is None and (first := next(wrong, None)) is not None:
+                self.not_finite = first[0], first[3], float(first[2])
+            lines = [_line(*row) for row in zip(taken, losses, strict=True) if row[0][0] > self._last_iteration]
+            if lines:
                 try:
-                    _append(self.iterations, _lines(rows))
+                    _append(self.iterations, lines)
                 except OSError as error:
                     self._failure = error  # for good: a row behind a hole would hide that rows are missing
                     raise
-                self._last_iteration = rows[-1][0]
+                self._last_iteration = taken[-1][0]
             if sync:
                 for path in (self.iterations, self.epochs):
                     with path.open("rb") as file:
@@ -143,25 +176,21 @@ def _open(path: Path, columns: tuple[str, ...]) -> int:
 
 
 def _append(path: Path, lines: list[str]) -> None:
-    with path.open("a", newline="") as file:
+    with project.naming(path), path.open("a", newline="") as file:
         file.write("".join(lines))
 
 
-def _lines(rows: list[tuple[int, int, Any, float, float]]) -> list[str]:
-    if isinstance(rows[0][2], float):
-        losses = [row[2] for row in rows]
-    else:
-        import torch
+def _numbers(losses: list[Any]) -> list[float]:
+    if not losses or isinstance(losses[0], float):
+        return losses
+    import torch
 
-        losses = torch.stack([row[2] for row in rows]).tolist()  # one copy from the device for all of them
-    return [
-        f"{iteration},{epoch},{loss!r},{lr!r},{when:.3f}\n"
-        for (iteration, epoch, _, lr, when), loss in zip(rows, losses, strict=True)
-    ]
+    return list(torch.stack(losses).tolist())  # one copy from the device for all of them
 
 
-def _line(values: Any) -> str:
-    return ",".join(repr(v) for v in values)
+def _line(row: tuple[int, int, Any, float, float], loss: float) -> str:
+    iteration, epoch, _, lr, when = row
+    return f"{iteration},{epoch},{loss!r},{lr!r},{when:.3f}\n"
 
 
 def write_table(path: Path, columns: list[str], rows: list[list[Any]]) -> None:

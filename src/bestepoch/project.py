@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,37 @@ def relative(path: Path) -> str:
     return str(path)
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Around writing to ``path``: an error of the disk then says which file it was."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def disk_error(error: OSError) -> UsageError | None:
+    """What to say where the disk is full or the folder may not be written; None for any other error."""
+    place = relative(Path(error.filename)) if isinstance(error.filename, str) else "a file"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return UsageError(
+            f"{place} cannot be written: {error.strerror}. What was written before is whole. Make room, then type the "
+            f"same command: it goes on from there"
+        )
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return UsageError(f"{place} cannot be written: {error.strerror}. Give this user the right, then try again")
+    return None
+
+
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write beside, flush to the disk, then rename: ``path`` is the old file or the new one, never half of it."""
     payload = data.encode() if isinstance(data, str) else data
     path.parent.mkdir(parents=True, exist_ok=True)
+    with naming(path):
+        _write_beside(path, payload)
+
+
+def _write_beside(path: Path, payload: bytes) -> None:
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

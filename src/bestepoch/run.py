@@ -52,11 +52,11 @@ class Run:
         self.info.update(values)
         project.write_json(self.folder / "run.json", self.info)
 
-    def lock(self) -> bool:
-        """Keep other processes from taking the run up; False where one has it now."""
+    def lock(self, wait: float = 0.0) -> bool:
+        """Keep other processes from taking the run up; False where one has it for longer than ``wait`` seconds."""
         lock = FileLock(self.folder / ".lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=wait)
         except Timeout:
             return False
         self._lock = lock
@@ -128,7 +128,7 @@ class Run:
         if not (place / "run.json").is_file():
             return None
         run = cls.read(place)
-        if run.info.get("fingerprint") != fingerprint or not run.lock():
+        if run.info.get("fingerprint") != fingerprint or not run.lock(wait=1.0):  # others look into it for moments
             return None
         # one that was killed before it handed over to DVC has only that left to do
         finished = finished or (to_publish and bool(run.info.get("to_publish")))
@@ -144,11 +144,13 @@ def _claim(base: Path, name: str) -> tuple[Path, FileLock]:
     number = 1
     while True:
         place = base / (name if number == 1 else f"{name}-{number}")
-        with contextlib.suppress(FileExistsError):
-            place.mkdir(parents=True, exist_ok=False)
-            lock = FileLock(place / ".lock")
-            lock.acquire()
-            return place, lock
+        place.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(place / ".lock")
+        with contextlib.suppress(Timeout):
+            lock.acquire(timeout=0)
+            if {path.name for path in place.iterdir()} <= {".lock"}:  # new, or of one that was killed right here
+                return place, lock
+            lock.release()
         number += 1
 
 
@@ -191,6 +193,15 @@ def slug(parts: list[str]) -> str:
     So it needs no quotes in a shell, nor in Hydra, where ``,`` and ``=`` have meanings: ``run=runs/<name>``.
     """
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(filter(None, parts)))[:100].strip("._-")
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted keys; an entry's name stands under the menu's own: ``optimizer``, ``optimizer.lr``."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        path = prefix if key == "name" and prefix and prefix != "device" else f"{prefix}.{key}" if prefix else key
+        out.update(flat(value, path) if isinstance(value, dict) else {path: value})
+    return out
 
 
 def _environment() -> dict[str, Any]:

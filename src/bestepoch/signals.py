@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
+
+log = logging.getLogger("bestepoch")
 
 
 class Interrupted(Exception):
@@ -15,6 +20,28 @@ class Interrupted(Exception):
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.number = number
+
+
+SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "fish", "busybox"}
+
+
+def stop_with_dvc() -> None:
+    """Started by DVC, ask this process to stop when DVC is gone: killed, it leaves its commands running."""
+    if "DVC_STAGE" not in os.environ:
+        return
+    import psutil
+
+    # a shell between the two may outlive DVC as well
+    dvc = next((parent for parent in psutil.Process().parents() if parent.name() not in SHELLS), None)
+
+    def watch() -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while dvc is not None and dvc.is_running() and dvc.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.5)
+        log.warning("dvc is gone; stopping as well")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="watch dvc", daemon=True).start()
 
 
 @contextlib.contextmanager

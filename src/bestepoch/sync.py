@@ -6,12 +6,12 @@ import logging
 
 from bestepoch import project
 from bestepoch.app import launch
-from bestepoch.delivery import Place, catch_up
+from bestepoch.courier import Place, build, catch_up, deliveries_of
 from bestepoch.evaluate import find_run
 from bestepoch.project import UsageError
 from bestepoch.run import Run
 from bestepoch.schema import Settings
-from bestepoch.tracking import MlflowTracker, TensorBoardTracker, Tracker
+from bestepoch.tracking import MlflowTracker, TensorBoardTracker
 
 log = logging.getLogger("bestepoch")
 
@@ -31,21 +31,21 @@ def main(settings: Settings) -> None:
     run = Run.read(folder)
     if not run.lock():
         raise UsageError(f"{project.relative(folder)} is being trained now; it is delivered by who trains it")
-    # one that nobody trains and that never came to its end was killed
-    status = "killed" if run.status == "running" else run.status
-    trackers: list[Tracker] = [MlflowTracker(run, settings.tracking.experiment), TensorBoardTracker(run)]
-    wanted = {"MLflow": settings.tracking.mlflow, "TensorBoard": settings.tracking.tensorboard}
-    for tracker in trackers:
-        if not wanted[tracker.name]:
-            continue
-        place = Place(folder, tracker)
-        try:
-            new = catch_up(tracker, folder, place.values)
-            tracker.close(status)
-        except Exception as error:
-            raise UsageError(f"{tracker.name} does not take the run's data: {error}") from None
-        place.save()
-        log.info("%s: %s", tracker.name, "brought up to date" if new else "has everything already")
+    if run.status == "running":
+        run.update(status="killed")  # nobody trains it and it never came to its end
+    wanted = {MlflowTracker.name: settings.tracking.mlflow, TensorBoardTracker.name: settings.tracking.tensorboard}
+    with deliveries_of(folder):  # whoever still delivers it after a kill is given up within drain_seconds
+        for name in [name for name, yes in wanted.items() if yes]:
+            tracker = build(name, run, settings.tracking.experiment)
+            place = Place(folder, tracker)
+            try:
+                new = catch_up(tracker, folder, place.values)
+                tracker.close(run.status)
+            except Exception as error:
+                raise UsageError(f"{name} does not take the run's data: {error}") from None
+            place.values["status"] = run.status
+            place.save()
+            log.info("%s: %s", name, "brought up to date" if new else "has everything already")
     log.info("from %s", project.relative(folder))
 
 

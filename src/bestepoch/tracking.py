@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from bestepoch import project
 from bestepoch.journal import Row
-from bestepoch.run import Run
+from bestepoch.run import Run, flat
 
 log = logging.getLogger("bestepoch")
 
@@ -45,7 +45,8 @@ class Tracker(Protocol):
     name: str
     place: dict[str, Any]  # what it wants remembered between attempts
 
-    def load(self) -> None:
+    @staticmethod
+    def load() -> None:
         """Import what it needs; asks no store or server."""
 
     def open(self) -> None:
@@ -112,17 +113,18 @@ class MlflowTracker:
 
     name = "MLflow"
 
-    def __init__(self, run: Run, experiment: str, parent: str | None = None) -> None:
-        self.run, self.experiment, self.parent = run, experiment, parent
+    def __init__(self, run: Run, experiment: str) -> None:
+        self.run, self.experiment = run, experiment
         self.place: dict[str, Any] = {}
         self.uri = store_uri()
         self.client: Any = None
 
-    def load(self) -> None:
+    @staticmethod
+    def load() -> None:
         """See `Tracker`."""
         import mlflow.tracking
 
-        if not self.uri.startswith("http"):
+        if not store_uri().startswith("http"):
             import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
     def open(self) -> None:
@@ -161,10 +163,11 @@ class MlflowTracker:
 
         info = self.run.info
         tags = {"mlflow.runName": self.run.name, **describe_tags(info)}
-        if self.parent is not None:
+        parent = info.get("parent")  # the sweep's run
+        if parent is not None:
             tags["sweep"] = self.run.folder.parent.name
-        if self.parent or outer_run():
-            tags["mlflow.parentRunId"] = self.parent or outer_run()
+        if parent or outer_run():
+            tags["mlflow.parentRunId"] = parent or outer_run()
         params = [Param(k, str(v)) for k, v in flat(info["config"]).items()]
         mlflow.log_batch(run_id, tags=[RunTag(k, str(v)) for k, v in tags.items()])
         for i in range(0, len(params), 100):
@@ -199,7 +202,9 @@ class MlflowTracker:
     def close(self, status: str) -> None:
         """End the run."""
         name = {"finished": "FINISHED", "killed": "KILLED"}.get(status, "FAILED")
-        ended = self.run.info.get("ended")
+        ended, reason = self.run.info.get("ended"), self.run.info.get("reason")
+        if reason is not None:
+            self.client.set_tag(self.place["run_id"], "failure", reason)
         self.client.set_terminated(self.place["run_id"], name, end_time=int(ended * 1000) if ended else None)
 
 
@@ -239,18 +244,10 @@ def describe_tags(info: dict[str, Any]) -> dict[str, Any]:
         "mlflow.source.type": "LOCAL",
         "mlflow.user": getpass.getuser(),
         "dvc.data": data.get("dvc"),
+        "continues": info.get("continues", {}).get("run"),
         "offline_sample": f"stands in for {data['requested']}" if data["name"] != data["requested"] else None,
     }
     return {key: value for key, value in tags.items() if value is not None}
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as dotted keys; an entry's name stands under the menu's own: ``optimizer``, ``optimizer.lr``."""
-    out: dict[str, Any] = {}
-    for key, value in values.items():
-        path = prefix if key == "name" and prefix and prefix != "device" else f"{prefix}.{key}" if prefix else key
-        out.update(flat(value, path) if isinstance(value, dict) else {path: value})
-    return out
 
 
 class TensorBoardTracker:
@@ -264,7 +261,8 @@ class TensorBoardTracker:
         self._writer: Any = None
         self._last: dict[str, int] | None = None
 
-    def load(self) -> None:
+    @staticmethod
+    def load() -> None:
         """See `Tracker`."""
         import tensorboard.backend.event_processing.event_file_loader
         import tensorboard.summary.writer.event_file_writer  # noqa: F401
@@ -375,7 +373,7 @@ def record_evaluation(
     import mlflow as fluent
     from mlflow.entities import Metric
 
-    from bestepoch.delivery import catch_up
+    from bestepoch.courier import catch_up
 
     tracker = MlflowTracker(run, experiment_name)
     tracker.place.update(run.info.get("mlflow", {}))
@@ -385,7 +383,6 @@ def record_evaluation(
     if tracker.place != known:
         catch_up(tracker, journal, tracker.place)
         tracker.close(run.status)
-    before = tracker.client.get_run(run_id).info
     now = int(time.time() * 1000)
     tracker.client.log_batch(run_id, metrics=[Metric(key, value, now, 0) for key, value in metrics.items()])
     tracker.client.log_artifacts(run_id, str(files), "evaluate")
@@ -394,8 +391,11 @@ def record_evaluation(
         with fluent.start_run(run_id=run_id):
             model.log()
     finally:
-        # start_run ended the run as finished or failed, now; it is still what it was
-        tracker.client.set_terminated(run_id, before.status, end_time=before.end_time)
+        # start_run ended the run as finished or failed, now; it is still what training left
+        if run.status == "running":
+            tracker.client.update_run(run_id, status="RUNNING")
+        else:
+            tracker.close(run.status)
     return run_id
 
 

@@ -9,16 +9,16 @@ from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bestepoch import prepare, project, schedule, selection
+from bestepoch import continuation, prepare, project, schedule, selection
 from bestepoch.app import launch, overrides
 from bestepoch.data import Summary
-from bestepoch.delivery import Deliveries
+from bestepoch.delivery import Deliveries, courier
 from bestepoch.device import choose_device
-from bestepoch.journal import Journal, read
+from bestepoch.journal import Journal, read, read_after
 from bestepoch.project import UsageError
 from bestepoch.run import TRAINING_CODE, Run, publish
 from bestepoch.schema import Settings
-from bestepoch.signals import Interrupted, stop_signals
+from bestepoch.signals import Interrupted, stop_signals, stop_with_dvc
 from bestepoch.terminal import Training, heading
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ log = logging.getLogger("bestepoch")
 
 def main(settings: Settings) -> float:
     """Train one configuration; under `dvc repro`, hand the finished run over. Returns the best selection metric."""
+    courier(settings.tracking)
+    stop_with_dvc()
     split = prepare.pipeline_split() if settings.publish else prepare.split_for(settings)
     run = train(settings, split)
     if settings.publish:
@@ -47,6 +49,7 @@ def main(settings: Settings) -> float:
 def sweep_main(settings: Settings, sweep: Sweep) -> float:
     """One job of a sweep: a run below the sweep's folder and its parent run."""
     with sweep.job() as (folder, row):
+        courier(settings.tracking)
         run = train(settings, prepare.split_for(settings), folder, sweep.parent)
         run.close()
         row.update(sweep.outcome(run))
@@ -76,12 +79,15 @@ def train(settings: Settings, split: Summary, folder: Path | None = None, parent
     device = choose_device(settings.device)
     run = Run.open(settings, split, str(device), overrides(), folder)
     heading(run, split, plan)
+    if not run.resumed:
+        continuation.begin(run, settings, plan)
     if run.status == "finished":
         log.info("%s is finished already and is taken as it is", project.relative(run.folder))
         return run
-    run.update(status="running", to_publish=settings.publish is not None)
+    run.info.pop("reason", None)
+    run.update(status="running", to_publish=settings.publish is not None, parent=parent)
     journal = Journal(run.folder)
-    deliveries = Deliveries(settings.tracking, run, parent)
+    deliveries = Deliveries(settings.tracking, run)
     status = "failed"
     try:
         with stop_signals() as stop:
@@ -92,8 +98,11 @@ def train(settings: Settings, split: Summary, folder: Path | None = None, parent
         log.warning("stopped by %s; the same command goes on from here: %s", interruption, run.info["command"])
         raise SystemExit(128 + interruption.number) from None
     except NonFiniteLoss as error:
-        run.update(reason=str(error))
+        run.info["reason"] = str(error)
         raise UsageError(str(error)) from None
+    except Exception as error:
+        run.info["reason"] = f"{type(error).__name__}: {project.first_line(error)}"
+        raise
     finally:
         try:
             journal.close()
@@ -144,6 +153,8 @@ def _epochs(
     def save() -> None:
         nonlocal saved
         journal.flush(sync=True)  # the record never falls behind the weights
+        if journal.not_finite is not None:  # and weights that are spoiled are never kept
+            raise loop.NonFiniteLoss(*journal.not_finite)
         everything = {
             "network": network.state_dict(),
             "optimizer": optimizer.state_dict(),
@@ -158,9 +169,9 @@ def _epochs(
         saved = time.monotonic()
 
     view = Training(plan.iterations, done)
+    past = read(journal.epochs)[: math.ceil(done / plan.per_epoch) - 1 + evaluated]
     try:
         for epoch in range(math.ceil(done / plan.per_epoch) + evaluated, plan.epochs + 1):
-            past = [row for row in read(journal.epochs) if row["epoch"] < epoch]
             reason = selection.stop_reason(past, settings.stopping)
             if reason:
                 run.update(stopped={"epoch": epoch - 1, "reason": reason})
@@ -170,7 +181,8 @@ def _epochs(
             begin, end = (epoch - 1) * plan.per_epoch, min(epoch * plan.per_epoch, plan.iterations)
             losses: list[Any] = []
             if done > begin:  # resumed inside this epoch
-                losses = [row["train/loss"] for row in read(journal.iterations) if begin < row["iteration"] <= done]
+                rows = read_after(journal.iterations, begin)
+                losses = [row["train/loss"] for row in rows if row["iteration"] <= done]
             started = time.monotonic() - before
 
             def rate(iteration: int, history: list[float] = history) -> float:
@@ -189,6 +201,8 @@ def _epochs(
                 losses.append(loss)
                 done = iteration
                 view.iteration(iteration, epoch, loss, lr)
+                if journal.not_finite is not None:  # on a GPU, whose losses are looked at when their rows are written
+                    raise loop.NonFiniteLoss(*journal.not_finite)
                 now = time.monotonic()
                 if stop or now - saved > settings.checkpoint.every_seconds:
                     before = now - started
@@ -226,6 +240,7 @@ def _epochs(
                 checkpoint.weights_path(run.folder, epoch), {"network": network.state_dict(), "epoch": epoch}
             )
             journal.epoch(row)
+            past.append(row)
             evaluated, before = True, 0.0
             save()
             view.epoch(row, plan.epochs)
