@@ -7,6 +7,7 @@ idle core instead, and outlives a training that is killed: it then delivers the 
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -206,6 +207,7 @@ def main(wanted: list[str]) -> None:
     log.propagate = False
     for name in wanted:
         (MlflowTracker if name == MlflowTracker.name else TensorBoardTracker).load()
+    gc.freeze()  # hundreds of thousands of objects of the imports, not to be looked through again and again
     shipments: dict[str, Shipment] = {}
     left: list[Shipment] = []
     patience = 0.0

@@ -21,8 +21,7 @@ class NonFiniteLoss(Exception):
 
     def __init__(self, iteration: int, lr: float, loss: float) -> None:
         super().__init__(
-            f"The loss is {loss} at iteration {iteration:,} (learning rate {lr:.3g}); training stopped "
-            f"there. Try a tenth of the rate: optimizer.lr={lr / 10:.3g}"
+            f"The loss is {loss} at iteration {iteration:,} (learning rate {lr:.3g}); training stopped there."
         )
 
 

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import socket
 import time
 import warnings
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from bestepoch.run import Run, flat
 log = logging.getLogger("bestepoch")
 
 PER_ITERATION = ("train/loss", "lr")
+EVALUATION = ".evaluate"  # how the name of its event file ends
 PER_EPOCH = ("val/loss", "val/accuracy", "train/epoch_loss")
 # A dead server is given up within seconds, not the client's default of minutes; what it missed is sent later.
 for _name, _value in {
@@ -258,59 +260,88 @@ class TensorBoardTracker:
     def __init__(self, run: Run) -> None:
         self.folder = run.folder
         self.place: dict[str, Any] = {}
-        self._writer: Any = None
+        self._file: EventFile | None = None
         self._last: dict[str, int] | None = None
 
     @staticmethod
     def load() -> None:
         """See `Tracker`."""
         import tensorboard.backend.event_processing.event_file_loader
-        import tensorboard.summary.writer.event_file_writer  # noqa: F401
+        import tensorboard.summary.writer.record_writer  # noqa: F401
 
     def open(self) -> None:
         """Look how far the event files of earlier attempts go."""
-        if self._last is None:
-            self._last = last_steps(self.folder)
-            if self.place.get("last") != self._last:
-                self.place.clear()  # files were deleted, or hold more than was noted: all is looked at again
+        if self._last is not None:
+            return
+        if "last" in self.place and self.place.get("files") == self._sizes():
+            self._last = dict(self.place["last"])
+            return
+        self._last = last_steps(self._files())
+        if self.place.get("last") != self._last:
+            self.place.clear()  # files were deleted, or hold more than was noted: all is looked at again
 
     def write(self, iterations: list[Row], epochs: list[Row]) -> None:
         """One event a row, in a file of this attempt's own; a row that a file holds already is left out."""
         assert self._last is not None
+        events = []
         for rows, keys, axis in ((iterations, PER_ITERATION, "iteration"), (epochs, PER_EPOCH, "epoch")):
-            for row in rows:
-                if row[axis] > self._last[axis]:
-                    self._file().add_event(scalars({key: row[key] for key in keys}, int(row[axis]), row["time"]))
-                    self._last[axis] = int(row[axis])
-        if self._writer is not None:
-            self._writer.flush()
-        self.place["last"] = dict(self._last)
+            new = [row for row in rows if row[axis] > self._last[axis]]
+            events += [scalars({key: row[key] for key in keys}, int(row[axis]), row["time"]) for row in new]
+        if events and self._file is None:
+            self._file = EventFile(self.folder, f".{len(self._files())}")
+        last = {"iteration": iterations, "epoch": epochs}
+        try:
+            if self._file is not None:
+                self._file.write(events)
+        except OSError:
+            # what came behind a torn record would not be read: look how far it goes, and begin another file
+            self._file, self._last = None, None
+            raise
+        self._last = {k: max([self._last[k], *(int(row[k]) for row in rows[-1:])]) for k, rows in last.items()}
+        self.place.update(last=dict(self._last), files=self._sizes())
 
-    def _file(self) -> Any:
-        if self._writer is None:
-            attempt = len(list(self.folder.glob("events.out.tfevents.*")))
-            self._writer = event_writer(self.folder, f".{attempt}")
-        return self._writer
+    def _files(self) -> list[Path]:
+        return [path for path in self.folder.glob("events.out.tfevents.*") if path.suffix != EVALUATION]
+
+    def _sizes(self) -> dict[str, int]:
+        return {path.name: path.stat().st_size for path in sorted(self._files())}
 
     def close(self, status: str) -> None:
         """Nothing is left to write."""
-        if self._writer is not None:
-            self._writer.close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
-def event_writer(folder: Path, suffix: str) -> Any:
-    """A TensorBoard event file in ``folder``."""
-    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+class EventFile:
+    """A TensorBoard event file, written many events at a time: its own writer wakes a thread for each."""
 
-    return EventFileWriter(str(folder), filename_suffix=suffix)
+    def __init__(self, folder: Path, suffix: str) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        name = f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}{suffix}"
+        self._file = (folder / name).open("wb")
+        self._records = RecordWriter(self._file)
+        self.write([Event(wall_time=time.time(), file_version="brain.Event:2")])
+
+    def write(self, events: list[Any]) -> None:
+        """All of them are in the file when this returns. Raises OSError; the file then ends in a torn record."""
+        for event in events:
+            self._records.write(event.SerializeToString())
+        self._file.flush()
+
+    def close(self) -> None:
+        """Nothing more is written to it."""
+        self._file.close()
 
 
-def last_steps(folder: Path) -> dict[str, int]:
-    """The last iteration and the last epoch in the event files of a run."""
+def last_steps(files: list[Path]) -> dict[str, int]:
+    """The last iteration and the last epoch in a run's event files."""
     from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
     last = {"iteration": 0, "epoch": 0}
-    for path in folder.glob("events.out.tfevents.*"):
+    for path in files:
         for event in LegacyEventFileLoader(str(path)).Load():
             for value in event.summary.value:
                 axis = "iteration" if value.tag in PER_ITERATION else "epoch" if value.tag in PER_EPOCH else None
@@ -437,8 +468,8 @@ class LoggedModel:
 
 def show_evaluation(folder: Path, metrics: dict[str, float]) -> None:
     """Add an evaluation to a run's event files, in place of an earlier one."""
-    for old in folder.glob("events.out.tfevents.*.evaluate"):
+    for old in folder.glob(f"events.out.tfevents.*{EVALUATION}"):
         old.unlink()
-    writer = event_writer(folder, ".evaluate")
-    writer.add_event(scalars(metrics, 0, time.time()))
-    writer.close()
+    file = EventFile(folder, EVALUATION)
+    file.write([scalars(metrics, 0, time.time())])
+    file.close()

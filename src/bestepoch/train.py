@@ -98,8 +98,8 @@ def train(settings: Settings, split: Summary, folder: Path | None = None, parent
         log.warning("stopped by %s; the same command goes on from here: %s", interruption, run.info["command"])
         raise SystemExit(128 + interruption.number) from None
     except NonFiniteLoss as error:
-        run.info["reason"] = str(error)
-        raise UsageError(str(error)) from None
+        run.info["reason"] = f"{error} Try a tenth of the rate: optimizer.lr={settings.optimizer.lr / 10:.3g}"
+        raise UsageError(run.info["reason"]) from None
     except Exception as error:
         run.info["reason"] = f"{type(error).__name__}: {project.first_line(error)}"
         raise
