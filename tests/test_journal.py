@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bestepoch.journal import EPOCH_COLUMNS, ITERATION_COLUMNS, Journal, Tail, read
+from bestepoch.journal import EPOCH_COLUMNS, ITERATION_COLUMNS, Journal, Tail, columns, read, read_after
 
 ITERATIONS_HEADER = "iteration,epoch,train/loss,lr,time\n"
 EPOCHS_HEADER = "epoch,iteration,train/epoch_loss,val/loss,val/accuracy,lr,seconds,time\n"
@@ -295,3 +295,53 @@ def test_after_a_failed_flush_no_row_is_written_behind_the_hole(tmp_path: Path) 
         journal.close()
     # a row 2 here would make a resumed run believe that row 1 is there too
     assert read(path) == []
+
+
+@pytest.mark.parametrize("number", [0, 1, 4_999, 9_990, 10_000, 20_000])
+def test_the_rows_after_a_number_are_read_without_the_rest(tmp_path: Path, number: int) -> None:
+    path = tmp_path / "iterations.csv"
+    rows = [f"{i},1,{i / 7!r},0.1,1700000000.125\n" for i in range(1, 10_001)]
+    path.write_text(ITERATIONS_HEADER + "".join(rows) + "10001,1,0.3")  # a reader beside the writer
+    assert path.stat().st_size > 4 * (1 << 16), "more than one look into the file"
+    found = read_after(path, number)
+    assert [row["iteration"] for row in found] == list(range(number + 1, 10_001))
+    assert all(row["train/loss"] == row["iteration"] / 7 for row in found)
+
+
+def test_the_rows_after_a_number_of_no_file_are_none(tmp_path: Path) -> None:
+    assert read_after(tmp_path / "iterations.csv", 0) == []
+
+
+def test_columns_hold_what_the_rows_hold_but_a_line_that_is_not_finished(tmp_path: Path) -> None:
+    path = tmp_path / "iterations.csv"
+    path.write_text(ITERATIONS_HEADER)
+    assert [(name, len(values)) for name, values in columns(path).items()] == [(name, 0) for name in ITERATION_COLUMNS]
+    for text in ("1,1,0.1,0.2,3.5\n", "2,1,nan,2e-05,4.5\n3,1,0.3"):
+        with path.open("a") as file:
+            file.write(text)
+        found, rows = columns(path), read(path)
+        assert all(
+            list(map(repr, values.tolist())) == [repr(row[name]) for row in rows] for name, values in found.items()
+        )
+    assert len(rows) == 2
+
+
+def test_the_first_loss_that_is_not_finite_is_noted_when_its_row_is_written(tmp_path: Path) -> None:
+    """So a GPU need not be waited for at each iteration, and no checkpoint is written of spoiled weights."""
+    record = Journal(tmp_path)
+    for i, loss in enumerate((0.5, 0.25, float("nan"), float("inf")), 1):
+        record.iteration(i, 1, torch.tensor(loss), 0.1 * i)
+        if i == 2:
+            record.flush()
+            assert record.not_finite is None
+    record.flush()
+    assert record.not_finite is not None
+    assert record.not_finite[:2] == (3, pytest.approx(0.3))
+    assert math.isnan(record.not_finite[2])
+    record.close()
+    # a resumed run meets it again: the rows are there, and are not written twice
+    again = Journal(tmp_path)
+    again.iteration(3, 1, float("nan"), 0.3)
+    again.flush()
+    assert again.not_finite is not None and again.not_finite[0] == 3
+    again.close()

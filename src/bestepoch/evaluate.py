@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bestepoch import prepare, project, selection
 from bestepoch.app import launch
 from bestepoch.data import Summary, load
-from bestepoch.journal import read, write_table
+from bestepoch.journal import columns, read, write_table
 from bestepoch.project import UsageError
 from bestepoch.run import Run
 from bestepoch.schema import Settings
@@ -86,7 +86,7 @@ def evaluate(settings: Settings, source: Path, out: Path, pipeline: bool) -> dic
     )
     _save_model(out / "model.pt", run, network, metrics)
     report.write(
-        out, run, read(source / "iterations.csv"), epochs, best, metrics, settings.selection, actual, predicted
+        out, run, columns(source / "iterations.csv"), epochs, best, metrics, settings.selection, actual, predicted
     )
     project.write_json(out / "metrics.json", metrics)
     _tell(settings, run, source, out, network, images[:2].float().numpy(), metrics)

@@ -6,6 +6,7 @@ import base64
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.figure import Figure
 
@@ -20,7 +21,7 @@ TRAIN, VALIDATION, BEST = "#9a6700", "#0969da", "#cf222e"
 def write(
     out: Path,
     run: Run,
-    iterations: list[Row],
+    iterations: dict[str, np.ndarray],
     epochs: list[Row],
     best: Row,
     metrics: dict[str, float],
@@ -66,15 +67,15 @@ def curves(epochs: list[Row], best: Row) -> Figure:
     return figure
 
 
-def learning_rate(iterations: list[Row]) -> Figure:
+def learning_rate(iterations: dict[str, np.ndarray]) -> Figure:
     """The rate of every update, and the loss it met."""
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    x = [row["iteration"] for row in iterations]
-    left.plot(x, [row["train/loss"] for row in iterations], color=TRAIN, linewidth=0.6)
+    x = iterations["iteration"]
+    left.plot(x, iterations["train/loss"], color=TRAIN, linewidth=0.6)
     left.set_ylabel("train/loss, nats")
     left.set_yscale("log")
-    right.plot(x, [row["lr"] for row in iterations], color=VALIDATION)
+    right.plot(x, iterations["lr"], color=VALIDATION)
     right.set_ylabel("lr")
     for axes in (left, right):
         axes.set_xlabel("iteration")
