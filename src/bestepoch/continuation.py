@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -72,12 +73,14 @@ def _idle(run: Run) -> bool:
 def _take_over(run: Run, other: Run, settings: Settings, plan: Plan) -> bool:
     """Whether ``other`` was planned shorter and has epochs for ``run``, which then has them."""
     shorter = schedule.plan(plan.images, Train(**other.info["config"]["train"]))
-    if shorter.iterations >= plan.iterations or not other.lock():
+    same = other.info["fingerprint"] == run.info["fingerprint"]  # finished; asked for again, it is trained again
+    if shorter.iterations > plan.iterations or same or not other.lock():
         return False
     try:
         path, done = _state(other.folder, plan)
         epochs = [row for row in read(other.folder / "epochs.csv") if row["iteration"] <= done]
-        if path is None or any(stop_reason(epochs[:n], settings.stopping) for n in range(1, len(epochs))):
+        begun = math.ceil(done / plan.per_epoch)
+        if path is None or any(stop_reason(epochs[:n], settings.stopping) for n in range(1, begun)):
             return False
         menu, peak = settings.scheduler, settings.optimizer.lr
         for iteration in range(1, done + 1):

@@ -136,6 +136,8 @@ class Run:
             run.close()
             return None
         run.resumed = True
+        for part in (place, place / "checkpoints", place / "state"):
+            project.remove_partial(part)
         return run
 
 
@@ -227,7 +229,8 @@ def publish(run: Run, out: Path) -> None:
     for name in ("iterations.csv", "epochs.csv"):
         shutil.copyfile(run.folder / name, beside / name)
     project.write_json(beside / "run.json", {**run.info, "to_publish": False})
-    shutil.copytree(run.folder / "checkpoints", beside / "checkpoints")
+    # not what a kill left half written
+    shutil.copytree(run.folder / "checkpoints", beside / "checkpoints", ignore=shutil.ignore_patterns(".*"))
     out.mkdir(parents=True, exist_ok=True)
     for name in sorted(path.name for path in beside.iterdir()):
         target = out / name

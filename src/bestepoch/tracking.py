@@ -40,6 +40,8 @@ for _name, _value in {
     "GIT_PYTHON_REFRESH": "quiet",
 }.items():
     os.environ.setdefault(_name, _value)
+# What goes wrong in a SQLite store is raised as well; logged, it is a page of traceback at each attempt.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 class Tracker(Protocol):
@@ -144,6 +146,8 @@ class MlflowTracker:
             self.place.update(uri=public(self.uri), run_id=run_id)
         if self.run.status == "running":
             mlflow.update_run(self.place["run_id"], status="RUNNING")
+            if "failure" in mlflow.get_run(self.place["run_id"]).data.tags:
+                mlflow.delete_tag(self.place["run_id"], "failure")  # why an earlier attempt ended
         self.client = mlflow
 
     def _find(self, mlflow: Any) -> str | None:
