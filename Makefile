@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PATH := $(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help install repro test lint format ui tensorboard lock clean
+.PHONY: help install repro test bench lint format ui tensorboard lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -27,6 +27,12 @@ repro: install  ## fetch, split, train, evaluate: whatever is out of date
 test: install  ## all tests
 	# one thread a process: two tests run at once, and threads that wait for each other spin
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadgroup
+
+bench: install  ## what tracking costs, beside plain PyTorch and Lightning (half an hour; README's tables)
+	python -m pip install --quiet --disable-pip-version-check -c requirements.txt --editable '.[bench]'
+	python benchmarks/tracking.py
+	python benchmarks/flat.py
+	python benchmarks/tables.py --write
 
 lint: install  ## ruff and mypy
 	ruff check .

@@ -6,12 +6,14 @@ import contextlib
 import csv
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -99,7 +101,7 @@ class Started:
 
     def __init__(self, folder: Path, stage: str, *arguments: str, **more: str) -> None:
         # to a file: nobody reads along, and a full pipe would stop it
-        self._printed = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed with the process
+        self._printed = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
         self.process = subprocess.Popen(
             command(stage, *arguments),
             cwd=folder,
@@ -128,8 +130,8 @@ class Started:
 
     def printed(self) -> str:
         """All it has said so far."""
-        self._printed.seek(0)
-        return self._printed.read()
+        # by its own place: the one of the file is where the process goes on writing
+        return os.pread(self._printed.fileno(), 1 << 24, 0).decode()
 
     def close(self) -> None:
         """Nothing of it is left."""
@@ -137,6 +139,50 @@ class Started:
             self.process.kill()
             self.process.wait()
         self._printed.close()
+
+
+class Server:
+    """A real MLflow server with a store of its own. Killed and started again, it is at the same address."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.address = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, wait: bool = True) -> None:
+        """Until it answers, unless told not to wait."""
+        with (self.folder / "log").open("a") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)),
+                    *("--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder / 'served.db'}"),
+                    *("--artifacts-destination", str(self.folder / "served-artifacts")),
+                ],
+                cwd=self.folder,
+                # without the eight processes for jobs that nobody gives it
+                env=environment(self.folder, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        end = time.monotonic() + 90
+        while wait and not self.answers():
+            assert self.process.poll() is None and time.monotonic() < end, (self.folder / "log").read_text()
+            time.sleep(0.1)
+
+    def answers(self) -> bool:
+        """Whether it is up."""
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.address}/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+        return False
+
+    def kill(self) -> None:
+        """At once, with the processes that it started."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import shutil
@@ -15,7 +16,7 @@ from mlflow import MlflowClient
 
 import live
 from bestepoch import config, prepare, project
-from bestepoch.run import Run
+from bestepoch.run import Run, publish
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("resume")]
 
@@ -295,22 +296,38 @@ def test_a_finished_command_run_again_makes_a_new_run_with_the_same_bits(uninter
         shutil.rmtree(again)
 
 
-def test_two_trainings_started_at_the_same_moment_are_two_runs(template: Path, tmp_path: Path) -> None:
+def test_eight_trainings_started_at_the_same_moment_are_eight_runs(template: Path, tmp_path: Path) -> None:
+    """Two of them by the same command, and none with a store to begin with."""
     copy = shutil.copytree(template, tmp_path / "project", ignore=shutil.ignore_patterns("mlflow.db"))
     (copy / "mlflow.db.partial").write_bytes(b"left by a process that was killed while it made the store")
-    both = (*live.SAMPLE, "model=mlp", "model.hidden=[16]", "train.epochs=2")
-    with live.started(copy, "train", *both) as one, live.started(copy, "train", *both) as other:
-        assert (one.end(), other.end()) == (0, 0), one.printed() + other.printed()
-        # neither the store that both of them made, nor anything else, was in the way
-        assert "warning" not in (one.printed() + other.printed()).lower()
-    first, second = sorted(path.parent for path in copy.glob("runs/*/run.json"))
+    common = (*live.SAMPLE, "model=mlp", "model.hidden=[16]", "train.epochs=2")
+    with contextlib.ExitStack() as stack:
+        started = [
+            stack.enter_context(live.started(copy, "train", *common, f"seed={seed}")) for seed in (0, 0, *range(1, 7))
+        ]
+        assert [training.end() for training in started] == [0] * 8, "".join(t.printed() for t in started)
+        # neither the store that all of them made, nor anything else, was in the way
+        assert not [t.printed() for t in started if "warning" in t.printed().lower()]
+    client = MlflowClient(tracking_uri=live.store(copy))
+    runs = {run.info.run_name: run for run in live.mlflow_runs(client)}
+    assert len(runs) == len(live.mlflow_runs(client)) == 8
+    for name, run in runs.items():
+        assert run.info.status == "FINISHED"
+        points = live.journal_points(copy / "runs" / name)
+        assert [len(points[key]) for key in ("lr", "val/loss")] == [82, 2]
+        assert live.mlflow_points(client, run.info.run_id) == points
+        assert live.tensorboard_points(copy / "runs" / name) == live.as_float32(points)
+    first, second = sorted(path.parent for path in copy.glob("runs/*-s0-*/run.json"))
     assert second.name == f"{first.name}-2"
     assert live.weights(first) == live.weights(second)
     assert live.numbers(first) == live.numbers(second)
-    client = MlflowClient(tracking_uri=live.store(copy))
-    runs = {run.info.run_name: run for run in live.mlflow_runs(client)}
-    assert set(runs) == {first.name, second.name}
-    for folder in (first, second):
-        run = runs[folder.name]
-        assert run.info.status == "FINISHED"
-        assert live.mlflow_points(client, run.info.run_id) == live.journal_points(folder)
+
+
+def test_what_a_kill_left_half_written_is_not_handed_over(killed: Path, tmp_path: Path) -> None:
+    """DVC would keep it, and no two machines would have the same results."""
+    copy = shutil.copytree(killed, tmp_path / "project")
+    folder = live.only_run(copy)
+    (folder / "checkpoints/.epoch-0002.pt.x81sj3_k").write_bytes(b"half a checkpoint")
+    publish(Run.read(folder), copy / "results/train")
+    handed_over = {path.name for path in (copy / "results/train/checkpoints").iterdir()}
+    assert handed_over == {path.name for path in folder.glob("checkpoints/epoch-*.pt")}

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
 import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -426,42 +421,15 @@ def test_the_store_is_named_by_mlflow_tracking_uri(
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """A real MLflow server with a store of its own: its address and its folder."""
-    folder = tmp_path_factory.mktemp("server")
-    port = live.free_port()
-    log = (folder / "log").open("w")
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-            *("--backend-store-uri", f"sqlite:///{folder / 'served.db'}"),
-            *("--artifacts-destination", str(folder / "served-artifacts")),
-        ],
-        cwd=folder,
-        env=live.environment(folder),
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        address, end = f"http://127.0.0.1:{port}", time.monotonic() + 90
-        while True:
-            try:
-                with urllib.request.urlopen(f"{address}/health", timeout=2) as answer:
-                    assert answer.status == 200
-                break
-            except OSError:
-                assert process.poll() is None and time.monotonic() < end, (folder / "log").read_text()
-                time.sleep(0.1)
-        yield address, folder
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=30)
-        log.close()
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[live.Server]:
+    server = live.Server(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server
+    server.kill()
 
 
-def test_a_server_gets_the_run_its_points_and_its_artifacts(trained: Trained, server: tuple[str, Path]) -> None:
-    address, served = server
+def test_a_server_gets_the_run_its_points_and_its_artifacts(trained: Trained, server: live.Server) -> None:
+    address = server.address
     printed = live.run(trained.project, "train", *QUICK, "seed=2", MLFLOW_TRACKING_URI=address)
     assert "warning" not in printed.lower()
     (folder,) = (path.parent for path in trained.project.glob("runs/*-s2-*/run.json"))
@@ -472,7 +440,7 @@ def test_a_server_gets_the_run_its_points_and_its_artifacts(trained: Trained, se
     assert run.data.params["seed"] == "2"
     assert run.data.tags["dataset"] == "mnist_sample"
     assert [item.path for item in client.list_artifacts(run.info.run_id)] == ["config.yaml"]
-    (stored,) = (served / "served-artifacts").rglob("config.yaml")
+    (stored,) = (server.folder / "served-artifacts").rglob("config.yaml")
     assert yaml.safe_load(stored.read_text())["seed"] == 2
     noted = json.loads((folder / "run.json").read_text())
     assert noted["mlflow"] == {"uri": address, "run_id": run.info.run_id}

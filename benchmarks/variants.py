@@ -1,0 +1,234 @@
+"""One training, tracked in one way, and the time it takes: run by tracking.py, in a process of its own.
+
+The network, optimizer, rates, order and augmentation are the project's, the data are in memory, and every variant
+validates once an epoch. The clock runs until the trackers have everything, and sees neither imports nor data loading.
+It is around all of `bestepoch.train.train`, with its journal and checkpoints, but around the bare loop of the others:
+they have no checkpoints, and their MLflow run is made before.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import gc
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import common
+
+from bestepoch import prepare, schedule, train
+from bestepoch.app import launch
+from bestepoch.schema import Settings
+
+
+class Task:
+    """What training needs, in memory, and PyTorch warmed up on a copy of it."""
+
+    def __init__(self, settings: Settings) -> None:
+        # imported here: bestepoch starts its trackers beside these imports, and is measured as it is
+        import torch
+
+        from bestepoch import data, loop, model
+        from bestepoch.device import choose_device
+
+        self.settings, self.split = settings, prepare.split_for(settings)
+        self.device = choose_device(settings.device)
+        values = self.split.values
+        self.plan = schedule.plan(values["sizes"]["train"], settings.train)
+        self.images, self.labels = data.load(self.split.folder, "train")
+        self.held_images, self.held_labels = data.load(self.split.folder, "validation")
+        torch.manual_seed(settings.seed)
+        self.network = model.build(
+            settings.model, self.split.shape, self.split.classes, values["pixel_mean"], values["pixel_std"]
+        )
+        self.optimizer = loop.optimizer(settings.optimizer, self.network)
+        spare = copy.copy(self)
+        spare.network = copy.deepcopy(self.network)
+        spare.optimizer = loop.optimizer(settings.optimizer, spare.network)
+        for index in spare.batches(1)[:20]:
+            spare.loss(index).backward()
+            spare.optimizer.step()
+        spare.validate()
+
+    def batches(self, epoch: int) -> Any:
+        """The epoch's index tensors; its augmentation is drawn."""
+        import torch
+
+        from bestepoch import data
+
+        seed, images = self.settings.seed, len(self.images)
+        self.augment = data.Augment(self.settings.augment, seed, epoch, images, self.device)
+        return torch.split(data.order(seed, epoch, images), self.plan.batch_size)
+
+    def set_rate(self, iteration: int) -> float:
+        """The learning rate of this update, also given to the optimizer."""
+        lr = schedule.learning_rate(self.settings.scheduler, self.settings.optimizer.lr, self.plan, iteration, [])
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        return lr
+
+    def loss(self, index: Any) -> Any:
+        """Of one batch, before its update."""
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(self.network(self.augment(self.images[index], index)), self.labels[index])
+
+    def validate(self) -> None:
+        """One pass over the validation images."""
+        from bestepoch import loop
+
+        loop.score(loop.predict(self.network, self.held_images), self.held_labels)
+
+
+def epochs(task: Task, log: Callable[[int, Any, float], None]) -> None:
+    """The loop that one writes by hand."""
+    iteration = 0
+    for epoch in range(1, task.plan.epochs + 1):
+        task.network.train()
+        for index in task.batches(epoch):
+            iteration += 1
+            lr = task.set_rate(iteration)
+            loss = task.loss(index)
+            task.optimizer.zero_grad()
+            loss.backward()
+            task.optimizer.step()
+            log(iteration, loss, lr)
+        task.validate()
+
+
+def plain(task: Task) -> Callable[[], None]:
+    """No tracking."""
+    return lambda: epochs(task, lambda *_: None)
+
+
+def by_hand(task: Task) -> Callable[[], None]:
+    """Two calls to each tracker after each update."""
+    from mlflow import MlflowClient
+    from torch.utils.tensorboard import SummaryWriter
+
+    client, writer = MlflowClient(), SummaryWriter("runs/by-hand")
+    run_id = client.create_run("0").info.run_id
+
+    def log(iteration: int, loss: Any, lr: float) -> None:
+        for key, value in (("train/loss", loss.item()), ("lr", lr)):
+            client.log_metric(run_id, key, value, step=iteration)
+            writer.add_scalar(key, value, iteration)
+
+    def work() -> None:
+        epochs(task, log)
+        writer.close()
+        client.set_terminated(run_id)
+
+    return work
+
+
+def lightning(task: Task) -> Callable[[], None]:
+    """Lightning and its two loggers. Batches are made as in the other loops, so no DataLoader slows it."""
+    import lightning as pl
+    from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
+    from torch.nn.functional import cross_entropy
+    from torch.utils.data import DataLoader
+
+    class Module(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = task.network
+
+        def configure_optimizers(self) -> Any:
+            return task.optimizer
+
+        def training_step(self, index: Any, _: int) -> Any:
+            lr = task.set_rate(self.global_step + 1)
+            loss = task.loss(index)
+            self.log_dict({"train/loss": loss, "lr": lr})
+            return loss
+
+        def validation_step(self, batch: Any, _: int) -> None:
+            images, labels = batch
+            self.log("val/loss", cross_entropy(self.network(images), labels), batch_size=len(labels))
+
+    class Batches:
+        def __len__(self) -> int:
+            return task.plan.per_epoch
+
+        def __iter__(self) -> Any:
+            return iter(task.batches(trainer.current_epoch + 1))
+
+    loggers = [MLFlowLogger(tracking_uri=os.environ["MLFLOW_TRACKING_URI"]), TensorBoardLogger("runs")]
+    for logger in loggers:
+        logger.experiment  # noqa: B018  # makes the run
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=task.plan.epochs,
+        logger=loggers,
+        log_every_n_steps=1,
+        deterministic=True,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    held = list(zip(task.held_images.split(1000), task.held_labels.split(1000), strict=True))
+    return lambda: trainer.fit(Module(), Batches(), DataLoader(held, batch_size=None))
+
+
+def bestepoch(settings: Settings) -> None:
+    """`python -m bestepoch.train` as it is, with a clock around its `train`."""
+    inner = train.train
+
+    def timed(settings: Settings, split: Any) -> Any:
+        from bestepoch import checkpoint, data
+
+        data.load = functools.cache(data.load)  # the images are in memory already, as for the other variants
+        task = Task(settings)
+        seconds, run = clocked(lambda: inner(settings, split))
+        weights = checkpoint.load(checkpoint.weights_path(run.folder, task.plan.epochs))["network"]
+        report(seconds, task, weights, settings.tracking.mlflow)
+        return run
+
+    train.train = timed
+    train.main(settings)
+
+
+def other(variant: Callable[[Task], Callable[[], None]], settings: Settings) -> None:
+    """Any of the ways above."""
+    task = Task(settings)
+    seconds, _ = clocked(variant(task))
+    report(seconds, task, task.network.state_dict(), variant is not plain)
+
+
+def clocked(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds, and what ``work`` returns."""
+    gc.collect()
+    begin = time.perf_counter()
+    result = work()
+    return time.perf_counter() - begin, result
+
+
+def report(seconds: float, task: Task, weights: dict[str, Any], tracked: bool) -> None:
+    """One line for tracking.py. The weights tell it whether it was the same training."""
+    import torch
+
+    if tracked:
+        common.check(Path.cwd(), task.plan.iterations)
+    digest = hashlib.sha256(b"".join(weights[name].contiguous().numpy().tobytes() for name in sorted(weights)))
+    found = {"seconds": seconds, "iterations": task.plan.iterations, "threads": torch.get_num_threads()}
+    print(json.dumps({**found, "weights": digest.hexdigest()}))
+
+
+VARIANTS: dict[str, Callable[[Settings], None]] = {
+    "plain": functools.partial(other, plain),
+    "lightning": functools.partial(other, lightning),
+    "by-hand": functools.partial(other, by_hand),
+    "bestepoch-off": bestepoch,
+    "bestepoch": bestepoch,
+}
+
+if __name__ == "__main__":
+    launch(VARIANTS[sys.argv.pop(1)])
