@@ -80,10 +80,10 @@ def train(
         batches = torch.split(data.order(settings.seed, epoch, len(images)), BATCH)
         augment = Augment(settings.augment, settings.seed, epoch, len(images), CPU)
         loop.train_epoch(network, images, labels, batches, augment, objective, optimizer, rate, len(losses) + 1, after)
-        history.append(loop.score(loop.predict(network, images), labels)[0])
-    loss, accuracy = loop.score(loop.predict(network, images), labels)
+        history.append(loop.score(loop.predict(network, images), labels).loss)
+    fared = loop.score(loop.predict(network, images), labels)
     assert len(losses) == plan.iterations
-    return losses, rates, loss, accuracy
+    return losses, rates, fared.loss, fared.accuracy
 
 
 def check_learned(losses: list[float], loss: float, accuracy: float) -> None:
@@ -152,9 +152,13 @@ def test_a_network_that_does_not_learn_would_be_noticed(sample: Summary, digits:
 @pytest.mark.parametrize("name", entries("stopping"))
 def test_every_way_to_stop_is_one_that_training_can_ask(name: str) -> None:
     menu = config.checked([f"stopping={name}"], False)[1].stopping
-    worse = [{"epoch": e, "val/loss": float(e), "val/accuracy": 0.5, "train/epoch_loss": 1.0} for e in range(1, 9)]
+    worse = [
+        {"epoch": e, "val/loss": float(e), "val/accuracy": 0.5, "train/epoch_loss": 1.0, "seconds": 1.0}
+        for e in range(1, 9)
+    ]
     stops = [n for n in range(9) if selection.stop_reason(worse[:n], menu)]
-    assert stops == ([] if name == "none" else list(range(1 + menu.patience, 9)))
+    first = {"none": 9, "patience": 1 + getattr(menu, "patience", 0), "plateau": 2 * getattr(menu, "window", 0)}[name]
+    assert stops == list(range(first, 9))
 
 
 @pytest.mark.parametrize("name", entries("data"))

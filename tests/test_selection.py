@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import pytest
 
 from bestepoch.journal import EPOCH_COLUMNS, Row
 from bestepoch.project import UsageError
-from bestepoch.schema import NoStopping, Patience
-from bestepoch.selection import best_epoch, stop_reason
+from bestepoch.schema import Level, Metric, NoStopping, Patience, Selection
+from bestepoch.selection import best_epoch, choose, runner_up, smoothed, standard_error, stop_reason
 
 NAN, INF = math.nan, math.inf
 
@@ -122,30 +123,120 @@ def test_without_a_finite_value_there_is_no_best_epoch(losses: list[float]) -> N
     )
 
 
-@pytest.mark.parametrize("metric", ["val_loss", "accuracy", "", "lr", "epoch", "iteration", "seconds", "time"])
+@pytest.mark.parametrize("metric", ["val_loss", "accuracy", "", "test/loss"])
 def test_a_metric_that_is_none_is_refused_and_the_real_ones_are_named(metric: str) -> None:
     with pytest.raises(UsageError) as caught:
         best_epoch(table([0.5, 0.3]), metric, "min")
     assert str(caught.value) == (
-        f"{metric} is no metric of epochs.csv; there are: train/epoch_loss, val/loss, val/accuracy"
+        f"{metric} is no column of epochs.csv; there are: train/epoch_loss, val/loss, val/accuracy, "
+        "epoch, iteration, lr, seconds, time"
     )
 
 
-@pytest.mark.parametrize("metric", ["train/epoch_loss", "val/loss", "val/accuracy"])
-def test_every_metric_is_a_column_of_the_table(metric: str) -> None:
-    assert metric in EPOCH_COLUMNS
-    assert best_epoch(table([0.5]), metric, "max")["epoch"] == 1
+def test_every_column_of_the_table_may_be_the_metric() -> None:
+    assert set(get_args(Metric)) == set(EPOCH_COLUMNS)
+    rows = table([0.5, 0.3, 0.4], [0.8, 0.7, 0.9], [1.0, 0.9, 0.8])
+    for column in EPOCH_COLUMNS:
+        values = [row[column] for row in rows]
+        assert best_epoch(rows, column, "max")[column] == max(values)
+        assert best_epoch(rows, column, "min")[column] == min(values)
+
+
+# ---------------------------------------------------------------- smoothing and the rule of one standard error
+
+
+def choice(**changes: Any) -> Selection:
+    return Selection(**{"metric": "val/loss", "mode": "min", "rule": "best", "smoothing": 1, **changes})
+
+
+def no_images(epoch: int) -> dict[str, np.ndarray]:
+    raise AssertionError("the images are asked for where nobody needs them")
+
+
+@pytest.mark.parametrize(
+    ("losses", "window", "best"),
+    [
+        ([0.9, 0.1, 0.9, 0.5, 0.4, 0.45, 0.5], 1, 2),
+        ([0.9, 0.1, 0.9, 0.5, 0.4, 0.45, 0.5], 3, 5),  # one lucky epoch among bad ones
+        ([0.5, 0.4, 0.3], 3, 3),  # at the end the window has two epochs: 0.35, and 0.4 in the middle
+        ([0.3, 0.4, 0.5], 3, 1),
+        ([0.5, 0.4, 0.3, 0.4, 0.5], 99, 3),  # all windows are the whole table, and equal: the lower val/loss
+        ([0.5, NAN, 0.3, 0.4], 3, 3),  # what is no number is in no window
+        ([0.5, NAN, NAN, NAN], 3, 1),
+    ],
+)
+def test_smoothing(losses: list[float], window: int, best: int) -> None:
+    assert choose(table(losses), choice(smoothing=window), no_images)["epoch"] == best
+
+
+@pytest.mark.parametrize("window", [1, 3, 5])
+def test_smoothed_values_are_plain_means(window: int) -> None:
+    draw = random.Random(window)
+    values = [draw.choice([0.1, 0.2, 0.7, NAN]) for _ in range(9)]
+    found = smoothed(table(values), "val/loss", "min", window)
+    for i, value in enumerate(values):
+        around = [v for v in values[max(i - window // 2, 0) : i + window // 2 + 1] if math.isfinite(v)]
+        if math.isfinite(value):
+            assert found[i + 1] == pytest.approx(sum(around) / len(around))
+        else:
+            assert i + 1 not in found
+
+
+def test_a_window_without_a_middle_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be odd"):
+        choice(smoothing=4)
+
+
+def test_one_standard_error_takes_the_earliest_epoch_that_is_as_good() -> None:
+    """Nine images, losses around the mean with a standard deviation of 0.3: the standard error is 0.1."""
+    around = 0.3 * np.array([1, -1, 1, -1, 1, -1, 1, -1, 0])
+    rows = table([0.9, 0.62, 0.59, 0.5, 0.55])
+    asked = []
+
+    def fared(epoch: int) -> dict[str, np.ndarray]:
+        asked.append(epoch)
+        return {"losses": 0.5 + around, "correct": np.zeros(9)}
+
+    assert standard_error(around) == pytest.approx(np.std(around, ddof=1) / 3) == pytest.approx(0.1)
+    assert choose(rows, choice(rule="one_standard_error"), fared)["epoch"] == 3
+    assert asked == [4], "the error is that of the best epoch"
+    assert choose(rows, choice(), fared)["epoch"] == 4
+
+
+def test_one_standard_error_of_accuracy() -> None:
+    """Of 100 images 90 are right: the standard error is 0.03."""
+    correct = np.array([1.0] * 90 + [0.0] * 10)
+    rows = table([1.0] * 4, [0.86, 0.88, 0.9, 0.89])
+    rule = choice(metric="val/accuracy", mode="max", rule="one_standard_error")
+    assert standard_error(correct) == pytest.approx(0.03, rel=0.01)
+    assert choose(rows, rule, lambda epoch: {"losses": correct, "correct": correct})["epoch"] == 2
+
+
+def test_one_standard_error_of_something_else_says_what_to_choose() -> None:
+    with pytest.raises(UsageError, match=r"train/epoch_loss is not. Choose selection.metric=val/loss or val/accuracy"):
+        choose(table([0.5]), choice(metric="train/epoch_loss", rule="one_standard_error"), no_images)
+
+
+def test_the_runner_up() -> None:
+    rows = table([0.5, 0.3, NAN, 0.4])
+    chosen = best_epoch(rows, "val/loss", "min")
+    second = runner_up(rows, chosen, choice())
+    assert second is rows[3]
+    assert runner_up(rows[1:3], chosen, choice()) is None
 
 
 # ---------------------------------------------------------------- early stopping
 
 
+COUNTING: dict[str, Any] = {"min_delta": 0.0, "relative": False, "warmup_epochs": 0, "max_seconds": None}
+
+
 def patience(epochs: int, **changes: Any) -> Patience:
-    values = {"metric": "val/loss", "mode": "min", "min_delta": 0.0, "warmup_epochs": 0, **changes}
+    values = {"metric": "val/loss", "mode": "min", **COUNTING, **changes}
     return Patience(name="patience", patience=epochs, **values)
 
 
-def stopped_after(rows: list[Row], menu: Patience) -> int | None:
+def stopped_after(rows: list[Row], menu: Patience | Level) -> int | None:
     """The epoch after which a training with this table ends, asked after each epoch as training does."""
     for n in range(len(rows) + 1):
         if stop_reason(rows[:n], menu):
@@ -235,3 +326,53 @@ def test_a_resumed_run_stops_where_one_that_never_stopped_does() -> None:
                 after = int(row["epoch"])
                 break
         assert stopped_after(rows, menu) == after
+
+
+def test_a_relative_min_delta_is_a_share_of_what_is_to_be_beaten() -> None:
+    small = [0.01, 0.0095, 0.009]
+    assert stopped_after(table(small), patience(1, min_delta=0.1)) == 2, "0.1 is ten times the loss"
+    assert stopped_after(table(small), patience(2, min_delta=0.04, relative=True)) is None
+    assert stopped_after(table(small), patience(1, min_delta=0.06, relative=True)) == 2
+    assert stopped_after(table([-1.0, -1.05]), patience(1, min_delta=0.1, relative=True)) == 2, "of a negative one too"
+
+
+def test_a_budget_of_time_ends_training_with_the_epoch_that_exceeds_it() -> None:
+    rows = [{**row, "seconds": 10.0} for row in table([0.5, 0.4, 0.3, 0.2])]
+    assert stopped_after(rows, patience(9, max_seconds=25)) == 3
+    assert stopped_after(rows, patience(9, max_seconds=30)) == 3
+    assert stopped_after(rows, patience(9, max_seconds=41)) is None
+    assert stop_reason(rows, patience(9, max_seconds=25)) == (
+        "40 s of training are over the budget (stopping.max_seconds = 25)"
+    )
+    assert stopped_after(rows, level(9, max_seconds=25)) == 3
+
+
+def level(window: int, **changes: Any) -> Level:
+    return Level(name="plateau", window=window, **{"metric": "val/loss", "mode": "min", **COUNTING, **changes})
+
+
+@pytest.mark.parametrize(
+    ("losses", "menu", "after"),
+    [
+        ([0.5, 0.4, 0.3, 0.2], level(1), None),
+        ([0.5, 0.4, 0.4], level(1), 3),
+        ([0.5, 0.3, 0.6, 0.1], level(2), None),  # 0.4, then 0.35: one bad epoch ends nothing
+        ([0.5, 0.3, 0.6, 0.3], level(2), 4),  # 0.4, then 0.45
+        ([0.5, 0.1, 0.4, 0.3, 0.4, 0.3, 0.2], level(3), 6),  # equal is no gain
+        ([0.9, 0.1, 0.4, 0.4, 0.4], level(2, min_delta=0.2), 4),
+        ([0.9, 0.5, 0.4, 0.4], level(2, min_delta=0.25), None),  # 0.7, then 0.4
+        ([0.8, 0.4, 0.4, 0.4, 0.5], level(2, warmup_epochs=2), None),  # fewer than two windows after it
+        ([0.1, 0.2, 0.4, 0.4, 0.5, 0.5], level(2, warmup_epochs=2), 6),
+        ([0.5, NAN, 0.5, 0.5, 0.5], level(2), None),  # no mean to be had
+        ([0.8, 0.6, 0.4, 0.4], level(1, min_delta=0.3, relative=True), 2),
+        ([], level(1), None),
+    ],
+)
+def test_stopping_at_a_level(losses: list[float], menu: Level, after: int | None) -> None:
+    assert stopped_after(table(losses), menu) == after
+
+
+def test_a_level_of_something_that_should_grow() -> None:
+    menu = level(2, metric="val/accuracy", mode="max")
+    assert stopped_after(table([1.0] * 4, [0.5, 0.6, 0.7, 0.8]), menu) is None
+    assert stopped_after(table([1.0] * 4, [0.5, 0.8, 0.6, 0.65]), menu) == 4

@@ -97,8 +97,12 @@ def counts(labels: Bytes) -> dict[int, int]:
     return dict(sorted(Counter(labels.tolist()).items()))
 
 
+def part_of(validation: float, seed: int, folds: int | None = None, fold: int | None = None) -> Split:
+    return Split(validation=validation, seed=seed, folds=folds, fold=fold)
+
+
 RAW = invented([100, 60, 40])
-TENTH = Split(validation=0.1, seed=0)
+TENTH = part_of(validation=0.1, seed=0)
 
 
 def test_share_of_each_class(tmp_path):
@@ -119,7 +123,7 @@ def test_share_of_each_class(tmp_path):
 
 
 def test_count_of_images(tmp_path):
-    summary = split(RAW.write(tmp_path / "raw"), tmp_path / "split", Split(validation=50, seed=0))
+    summary = split(RAW.write(tmp_path / "raw"), tmp_path / "split", part_of(validation=50, seed=0))
     parts = parts_of(tmp_path / "split")
     assert counts(parts["validation"][1]) == {0: 25, 1: 15, 2: 10}
     assert counts(parts["train"][1]) == {0: 75, 1: 45, 2: 30}
@@ -128,7 +132,7 @@ def test_count_of_images(tmp_path):
 
 @pytest.mark.parametrize(("validation", "images"), [(0.033, 7), (0.5, 100), (3, 3), (197, 197), (20.0, 20)])
 def test_size_of_the_validation_part(validation, images, tmp_path):
-    summary = split(RAW.write(tmp_path / "raw"), tmp_path / "split", Split(validation=validation, seed=0))
+    summary = split(RAW.write(tmp_path / "raw"), tmp_path / "split", part_of(validation=validation, seed=0))
     parts = parts_of(tmp_path / "split")
     assert {part: len(labels) for part, (_, labels) in parts.items()} == summary["sizes"]
     assert summary["sizes"] == {"train": 200 - images, "validation": images, "test": 9}
@@ -149,7 +153,7 @@ def test_every_image_keeps_its_label_and_is_in_one_part(tmp_path):
     assert_disjoint(parts)
 
 
-@pytest.mark.parametrize("how", [TENTH, Split(validation=0.4, seed=3), Split(validation=50, seed=9)], ids=str)
+@pytest.mark.parametrize("how", [TENTH, part_of(validation=0.4, seed=3), part_of(validation=50, seed=9)], ids=str)
 def test_official_test_set_stays_as_it_is(how, tmp_path):
     split(RAW.write(tmp_path / "raw"), tmp_path / "split", how)
     images, labels = parts_of(tmp_path / "split")["test"]
@@ -172,7 +176,7 @@ def test_another_seed_holds_out_other_images(tmp_path):
     raw = RAW.write(tmp_path / "raw")
     held, checksums = [], []
     for seed in (0, 1, 2**32 - 1):
-        summary = split(raw, tmp_path / f"{seed}", Split(validation=0.1, seed=seed))
+        summary = split(raw, tmp_path / f"{seed}", part_of(validation=0.1, seed=seed))
         parts = parts_of(tmp_path / f"{seed}")
         held.append(frozenset(hashes(parts["validation"][0])))
         checksums.append(summary["checksum"])
@@ -186,7 +190,7 @@ def test_split_anew_replaces_the_old_one(tmp_path):
     split(RAW.write(tmp_path / "raw"), tmp_path / "split", TENTH)
     (tmp_path / "split/.gitignore").write_text("/train.npz\n")
     other = invented([20, 20], seed=8)
-    summary = split(other.write(tmp_path / "other", "another"), tmp_path / "split", Split(validation=4, seed=1))
+    summary = split(other.write(tmp_path / "other", "another"), tmp_path / "split", part_of(validation=4, seed=1))
     assert json.loads((tmp_path / "split/summary.json").read_text()) == summary
     parts = parts_of(tmp_path / "split")
     assert sorted(hashes(np.concatenate([parts["train"][0], parts["validation"][0]]))) == sorted(hashes(other.images))
@@ -205,17 +209,20 @@ def test_interrupted_split_vouches_for_nothing(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Path, "replace", replace_or_stop)
-        split(raw, tmp_path / "split", Split(validation=0.1, seed=1))
+        split(raw, tmp_path / "split", part_of(validation=0.1, seed=1))
     assert not (tmp_path / "split/summary.json").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["raw", "split"]
 
 
 def test_summary_says_what_was_split(tmp_path):
-    summary = split(RAW.write(tmp_path / "raw"), tmp_path / "split", Split(validation=50, seed=7))
+    summary = split(RAW.write(tmp_path / "raw"), tmp_path / "split", part_of(validation=50, seed=7))
     assert json.loads((tmp_path / "split/summary.json").read_text()) == summary
     assert summary["name"] == "invented"
     assert summary["source"] == "nowhere"
-    assert summary["request"] == {"data": "invented, in full", "split": {"validation": 50, "seed": 7}}
+    assert summary["request"] == {
+        "data": "invented, in full",
+        "split": {"validation": 50, "seed": 7, "folds": None, "fold": None},
+    }
     assert summary["files"]["test_labels"] == {"name": "test_labels.gz", "md5": "?"}
     assert summary["image"] == [5, 4]
     assert summary["classes"] == 3
@@ -257,7 +264,7 @@ def test_checksum_tells_data_sets_apart(other, differing, tmp_path):
 
 def test_mean_and_deviation_are_of_the_training_pixels_alone(tmp_path):
     raw = replace(RAW, test_images=RAW.test_images // 4)  # darker, so that they would show
-    summary = split(raw.write(tmp_path / "raw"), tmp_path / "split", Split(validation=0.4, seed=0))
+    summary = split(raw.write(tmp_path / "raw"), tmp_path / "split", part_of(validation=0.4, seed=0))
     pixels = parts_of(tmp_path / "split")["train"][0].reshape(-1).tolist()
     mean = Fraction(sum(pixels), len(pixels))
     variance = Fraction(sum(p * p for p in pixels), len(pixels)) - mean**2
@@ -307,7 +314,7 @@ def test_training_images_that_are_test_images_are_left_out(tmp_path, said):
 def test_twins_within_the_training_images_end_in_one_part(tmp_path, said):
     """Each image is there twice, so that about half of the validation images have their twin in training."""
     twice = replace(RAW, images=np.concatenate([RAW.images] * 2), labels=np.concatenate([RAW.labels] * 2))
-    summary = split(twice.write(tmp_path / "raw"), tmp_path / "split", Split(validation=0.5, seed=0))
+    summary = split(twice.write(tmp_path / "raw"), tmp_path / "split", part_of(validation=0.5, seed=0))
     moved = summary["duplicates"]["moved"]
     parts = parts_of(tmp_path / "split")
     assert_disjoint(parts)
@@ -335,7 +342,7 @@ def test_twins_with_different_labels_end_in_one_part(tmp_path):
     raw = replace(
         raw, images=np.concatenate([raw.images] * 2), labels=np.concatenate([raw.labels, 1 - raw.labels]).astype("u1")
     )
-    summary = split(raw.write(tmp_path / "raw"), tmp_path / "split", Split(validation=0.3, seed=0))
+    summary = split(raw.write(tmp_path / "raw"), tmp_path / "split", part_of(validation=0.3, seed=0))
     assert summary["duplicates"]["moved"]["count"] > 0
     assert_disjoint(parts_of(tmp_path / "split"))
 
@@ -362,12 +369,62 @@ def said(monkeypatch):
 )
 def test_size_that_cannot_be_had(validation, asked, tmp_path):
     with pytest.raises(UsageError) as error:
-        split(RAW.write(tmp_path / "raw"), tmp_path / "split", Split(validation=validation, seed=0))
+        split(RAW.write(tmp_path / "raw"), tmp_path / "split", part_of(validation=validation, seed=0))
     assert str(error.value) == (
         f"split.validation = {validation} asks for {asked} of 200 images; with 3 classes, each in both parts, "
         "3 to 197 are possible"
     )
     assert not (tmp_path / "split").exists()
+
+
+def test_over_all_folds_each_image_is_held_out_once(tmp_path):
+    raw = RAW.write(tmp_path / "raw")
+    held_out = []
+    for fold in range(5):
+        how = part_of(validation=0.1, seed=0, folds=5, fold=fold)
+        summary = split(raw, tmp_path / f"{fold}", how)
+        parts = {part: np.load(tmp_path / f"{fold}" / f"{part}.npz") for part in ("train", "validation", "test")}
+        train, validation = (Counter(hashes(parts[part]["images"])) for part in ("train", "validation"))
+        assert not train & validation
+        assert train + validation == Counter(hashes(RAW.images))
+        assert (parts["test"]["images"] == RAW.test_images).all(), "the test set is out of reach"
+        counts = np.array(summary["per_class"]["validation"])
+        assert (abs(counts - np.bincount(RAW.labels) / 5) < 1).all(), "each class in equal shares"
+        assert summary["request"]["split"] == how.model_dump()
+        held_out += validation.elements()
+    assert Counter(held_out) == Counter(hashes(RAW.images))
+
+
+def test_equal_images_are_in_one_fold(tmp_path, said):
+    images = np.concatenate([RAW.images, RAW.images[:30]])
+    raw = replace(RAW, images=images, labels=np.concatenate([RAW.labels, RAW.labels[:30]])).write(tmp_path / "raw")
+    held_out = Counter()
+    for fold in range(3):
+        summary = split(raw, tmp_path / f"{fold}", part_of(validation=0.1, seed=1, folds=3, fold=fold))
+        assert summary["duplicates"]["moved"]["count"] == 0
+        held_out += Counter(hashes(np.load(tmp_path / f"{fold}" / "validation.npz")["images"]))
+    assert held_out == Counter(hashes(images))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"folds": 5}, "go together"),
+        ({"fold": 0}, "go together"),
+        ({"folds": 5, "fold": 5}, "split.fold = 5 is none of 5 folds: 0 to 4"),
+        ({"folds": 1, "fold": 0}, "greater than or equal to 2"),
+    ],
+)
+def test_a_fold_that_is_none_is_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        part_of(validation=0.1, seed=0, **given)
+
+
+def test_more_folds_than_images_of_a_class(tmp_path):
+    with pytest.raises(
+        UsageError, match=r"split.folds = 500 needs as many training images of each class; class \d has"
+    ):
+        split(RAW.write(tmp_path / "raw"), tmp_path / "split", part_of(validation=0.1, seed=0, folds=500, fold=0))
 
 
 def test_class_with_one_image(tmp_path):
@@ -427,7 +484,7 @@ def test_nothing_to_split(tmp_path):
 @pytest.mark.parametrize("classes", [2, 47, 256])
 def test_any_image_size_and_up_to_256_classes(shape, classes, tmp_path):
     raw = invented([4] * classes, tests=1, shape=shape)
-    summary = split(raw.write(tmp_path / "raw"), tmp_path / "split", Split(validation=0.25, seed=0))
+    summary = split(raw.write(tmp_path / "raw"), tmp_path / "split", part_of(validation=0.25, seed=0))
     parts = parts_of(tmp_path / "split")
     assert summary["image"] == list(shape)
     assert summary["classes"] == classes
@@ -531,7 +588,7 @@ def test_split_of_the_pipeline_is_used_where_it_is_the_one(in_checkout):
         OWN.write(raw, "mine")
         about = json.loads((raw / "dataset.json").read_text())
         (raw / "dataset.json").write_text(json.dumps({**about, "requested": "mine"}))
-        split(raw, in_checkout / "data/split", Split(validation=300, seed=0))
+        split(raw, in_checkout / "data/split", part_of(validation=300, seed=0))
         assert prepare.split_for(own_settings("split.validation=300")).folder == in_checkout / "data/split"
         assert not (in_checkout / "data/prepared").exists()
         assert prepare.split_for(own_settings("split.validation=256")).folder.parent == in_checkout / "data/prepared"

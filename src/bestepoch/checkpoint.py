@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from bestepoch import project
@@ -48,6 +49,12 @@ def save_state(folder: Path, iteration: int, state: dict[str, Any]) -> None:
     save(folder / "state" / f"iteration-{iteration:09d}.pt", state)
     for old in states(folder)[KEPT:]:
         old.unlink()
+
+
+def fared(folder: Path, epoch: int) -> dict[str, np.ndarray]:
+    """How each validation image fared after ``epoch``: ``losses`` in nats, ``correct`` as 0 or 1, each (n,)."""
+    state = load(weights_path(folder, epoch))
+    return {key: values.double().numpy() for key, values in state["validation"].items()}
 
 
 def states(folder: Path) -> list[Path]:

@@ -105,8 +105,30 @@ def predict(network: nn.Module, images: Tensor, batch_size: int = 1000) -> Tenso
     return torch.cat([network(part.to(device)) for part in torch.split(images, batch_size)])
 
 
-def score(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Mean cross-entropy, in nats and without label smoothing so that runs can be compared, and accuracy, 0 to 1."""
+@dataclass(frozen=True)
+class Fared:
+    """How each image fared, (n,) each and on the CPU.
+
+    Losses are cross-entropy in nats, without label smoothing, so that runs compare; an image is correct when its class
+    is the most likely one.
+    """
+
+    losses: Tensor
+    correct: Tensor
+
+    @property
+    def loss(self) -> float:
+        """The mean, in nats."""
+        return self.losses.mean().item()
+
+    @property
+    def accuracy(self) -> float:
+        """The share of correct ones, 0 to 1."""
+        return self.correct.double().mean().item()
+
+
+def score(logits: Tensor, labels: Tensor) -> Fared:
+    """(n, classes) logits against (n,) labels."""
     labels = labels.to(logits.device)
-    loss = cross_entropy(logits.double(), labels).item()
-    return loss, (logits.argmax(1) == labels).double().mean().item()
+    losses = cross_entropy(logits.double(), labels, reduction="none")
+    return Fared(losses.cpu(), (logits.argmax(1) == labels).cpu())

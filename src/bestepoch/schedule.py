@@ -119,6 +119,11 @@ def learning_rate(menu: Menu, peak: float, plan: Plan, iteration: int, validatio
     return peak
 
 
+def spans_the_plan(menu: Menu) -> bool:
+    """Whether the rate comes down only at the planned end, so that an earlier one leaves it high."""
+    return isinstance(menu, OneCycle | Cosine)
+
+
 def _onecycle(menu: OneCycle, peak: float, iterations: int, done: int) -> float:
     """Smith and Topin, https://arxiv.org/abs/1708.07120, in two phases, as PyTorch counts them."""
     first = peak / menu.div_factor

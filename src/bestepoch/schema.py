@@ -25,7 +25,8 @@ NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Activation = Literal["relu", "gelu", "tanh", "sigmoid"]
-Metric = Literal["train/epoch_loss", "val/loss", "val/accuracy"]  # columns of epochs.csv
+Metric = Literal["train/epoch_loss", "val/loss", "val/accuracy", "epoch", "iteration", "lr", "seconds", "time"]
+"""The columns of epochs.csv."""
 Mode = Literal["min", "max"]
 
 
@@ -178,13 +179,32 @@ class NoStopping(Strict):
     name: Literal["none"]
 
 
-class Patience(Strict):
-    name: Literal["patience"]
+class EarlyStopping(Strict):
+    """What every way of stopping early has."""
+
     metric: Metric
     mode: Mode
-    patience: Count
     min_delta: NotNegative
+    relative: bool
     warmup_epochs: Whole
+    max_seconds: Positive | None
+
+
+class Patience(EarlyStopping):
+    name: Literal["patience"]
+    patience: Count
+
+
+class Level(EarlyStopping):
+    name: Literal["plateau"]
+    window: Count
+
+
+def _one_run_or_several(value: Any) -> Any:
+    several = isinstance(value, list) and value and all(isinstance(name, str) for name in value)
+    if not (value is None or isinstance(value, str) or several):
+        raise ValueError("must be a run's folder, or a list of them such as [runs/a,runs/b]")
+    return value
 
 
 class Fetch(Strict):
@@ -204,6 +224,22 @@ def _share_or_count(value: Any) -> Any:
 class Split(Strict):
     validation: Annotated[Any, AfterValidator(_share_or_count)]
     seed: Seed
+    folds: Annotated[int, Field(ge=2)] | None
+    fold: Whole | None
+
+    @model_validator(mode="after")
+    def _a_fold_is_one_of_the_folds(self) -> Self:
+        if (self.folds is None) != (self.fold is None):
+            raise PydanticCustomError(
+                "together",
+                "split.folds and split.fold go together: split.folds=5 split.fold=0 validates on the first of five "
+                "parts, and with -m split.fold='range(5)' on each of them",
+            )
+        if self.folds is not None and self.fold is not None and self.fold >= self.folds:
+            raise PydanticCustomError(
+                "together", f"split.fold = {self.fold} is none of {self.folds} folds: 0 to {self.folds - 1}"
+            )
+        return self
 
 
 class Train(Strict):
@@ -229,9 +265,17 @@ class Device(Strict):
     threads: Count | None
 
 
+def _odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError("must be odd, so that the window has a middle: 1, 3, 5 ...")
+    return value
+
+
 class Selection(Strict):
     metric: Metric
     mode: Mode
+    rule: Literal["best", "one_standard_error"]
+    smoothing: Annotated[Count, AfterValidator(_odd)]
 
 
 class Checkpoint(Strict):
@@ -250,7 +294,7 @@ Model = Annotated[Mlp | Lenet | Cnn, Field(discriminator="name")]
 Optimizer = Annotated[Sgd | Adam | AdamW | RmsProp, Field(discriminator="name")]
 Scheduler = Annotated[Constant | Step | Exponential | Cosine | OneCycle | Plateau, Field(discriminator="name")]
 AugmentMenu = Annotated[NoAugment | Shift | Affine, Field(discriminator="name")]
-Stopping = Annotated[NoStopping | Patience, Field(discriminator="name")]
+Stopping = Annotated[NoStopping | Patience | Level, Field(discriminator="name")]
 
 
 class Settings(Strict):
@@ -271,7 +315,7 @@ class Settings(Strict):
     selection: Selection
     checkpoint: Checkpoint
     tracking: Tracking
-    run: str | None
+    run: Annotated[Any, AfterValidator(_one_run_or_several)]
     publish: str | None
 
     def training(self) -> dict[str, Any]:

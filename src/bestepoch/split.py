@@ -41,8 +41,8 @@ def announce(summary: dict[str, Any]) -> None:
 def split(raw: Path, out: Path, how: Split) -> dict[str, Any]:
     """Read the four IDX files that `fetch` put into ``raw`` and write three npz files and ``summary.json``.
 
-    Stratified and seeded. An image stays in one part, by the hash of its content: a training image that is also a
-    test image is left out, and a validation image that is also a training image goes there.
+    Stratified and seeded; a share, or one fold of k. An image stays in one part, by the hash of its content: a training
+    image that is also a test image is left out, and a validation image that is also a training image goes there.
 
     Returns:
         the summary.
@@ -60,7 +60,7 @@ def split(raw: Path, out: Path, how: Split) -> dict[str, Any]:
     ours, theirs = _hashes(images), set(_hashes(test_images))
     leaked = np.array([h in theirs for h in ours], bool)
     kept = np.flatnonzero(~leaked)
-    train, validation = _stratified(labels, kept, how)
+    train, validation = _stratified(labels, kept, how) if how.folds is None else _fold(labels, kept, ours, how)
     in_train = {ours[i] for i in train}
     moved = np.array([ours[i] in in_train for i in validation], bool)
     twins = validation[moved]
@@ -142,6 +142,29 @@ def _stratified(labels: Bytes, kept: NDArray[Any], how: Split) -> tuple[NDArray[
         )
     train, validation = train_test_split(kept, test_size=count, random_state=how.seed, stratify=labels[kept])
     return np.sort(train), np.sort(validation)
+
+
+def _fold(labels: Bytes, kept: NDArray[Any], hashes: list[bytes], how: Split) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The same for one fold of k: over all folds, each image is held out exactly once.
+
+    Images are dealt out by their content, so that equal ones are in the same fold.
+    """
+    from sklearn.model_selection import StratifiedKFold
+
+    assert how.folds is not None and how.fold is not None  # the caller has looked
+    _, first, content = np.unique(np.array([hashes[i] for i in kept]), return_index=True, return_inverse=True)
+    contents = labels[kept][first]
+    present, sizes = np.unique(contents, return_counts=True)
+    if not len(sizes) or sizes.min() < how.folds:
+        least = (
+            f"class {present[sizes.argmin()]} has {sizes.min()} different images" if len(sizes) else "there are none"
+        )
+        raise UsageError(f"split.folds = {how.folds} needs as many training images of each class; {least}")
+    dealt = StratifiedKFold(how.folds, shuffle=True, random_state=how.seed).split(contents, contents)
+    held_out = np.zeros(len(first), bool)
+    held_out[[validation for _, validation in dealt][how.fold]] = True
+    out = held_out[content]
+    return kept[~out], kept[out]
 
 
 def _checksum(images: Bytes, labels: Bytes) -> str:

@@ -176,6 +176,11 @@ def _epochs(
             if reason:
                 run.update(stopped={"epoch": epoch - 1, "reason": reason})
                 view.line(f"stopped early after epoch {epoch - 1}: {reason}")
+                if schedule.spans_the_plan(settings.scheduler):
+                    view.line(
+                        f"the learning rate was still {past[-1]['lr']:.2e}: {settings.scheduler.name} lowers it over "
+                        f"all {plan.epochs} planned epochs. To have it end low: train.epochs={epoch - 1}"
+                    )
                 break
             history = [row["val/loss"] for row in past]
             begin, end = (epoch - 1) * plan.per_epoch, min(epoch * plan.per_epoch, plan.iterations)
@@ -226,18 +231,21 @@ def _epochs(
             )
             seconds = time.monotonic() - started
             losses = _finite(losses, begin, rate)
-            val_loss, val_accuracy = loop.score(loop.predict(network, held_images), held_labels)
+            fared = loop.score(loop.predict(network, held_images), held_labels)
             row = {
                 "epoch": epoch,
                 "iteration": end,
                 "train/epoch_loss": _mean_loss(losses, order[: end - begin]),
-                "val/loss": val_loss,
-                "val/accuracy": val_accuracy,
+                "val/loss": fared.loss,
+                "val/accuracy": fared.accuracy,
                 "lr": rate(end),
                 "seconds": round(seconds, 3),
             }
+            # the losses in single precision: for a standard error, not for a sum that must come out
+            result = {"losses": fared.losses.float(), "correct": fared.correct}
             checkpoint.save(
-                checkpoint.weights_path(run.folder, epoch), {"network": network.state_dict(), "epoch": epoch}
+                checkpoint.weights_path(run.folder, epoch),
+                {"network": network.state_dict(), "epoch": epoch, "validation": result},
             )
             journal.epoch(row)
             past.append(row)
