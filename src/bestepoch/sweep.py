@@ -15,7 +15,7 @@ from typing import Any
 from bestepoch import app, project
 from bestepoch.journal import read, write_table
 from bestepoch.run import Run, short, slug
-from bestepoch.schema import Settings
+from bestepoch.schema import Selection, Settings, Tracking
 from bestepoch.selection import best_epoch
 
 log = logging.getLogger("bestepoch")
@@ -28,8 +28,8 @@ class Sweep:
 
     folder: Path
     overrides: list[str]
-    metric: str
-    mode: str
+    selection: Selection
+    tracking: Tracking
     parent: str | None
 
     @classmethod
@@ -39,7 +39,6 @@ class Sweep:
         folder = project.home() / "runs" / "sweeps" / name
         shutil.rmtree(folder / ".jobs", ignore_errors=True)
         (folder / ".jobs").mkdir(parents=True)
-        choice = first.selection
         parent = None
         if first.tracking.mlflow:
             from bestepoch.tracking import begin_sweep
@@ -49,7 +48,7 @@ class Sweep:
             except Exception as error:  # the jobs train all the same, each on its own in MLflow
                 log.warning("warning: MLflow does not take the sweep's parent run (%s)", project.first_line(error))
         log.info("sweep    %s", project.relative(folder))
-        return cls(folder, overrides, choice.metric, choice.mode, parent)
+        return cls(folder, overrides, first.selection, first.tracking, parent)
 
     @contextlib.contextmanager
     def job(self) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -76,10 +75,10 @@ class Sweep:
     def outcome(self, run: Run) -> dict[str, Any]:
         """What the table says of a job that trained to its end."""
         epochs = read(run.folder / "epochs.csv")
-        best = best_epoch(epochs, self.metric, self.mode)
+        best = best_epoch(epochs, self.selection.metric, self.selection.mode)
         return {
             "best_epoch": int(best["epoch"]),
-            "metric": best[self.metric],
+            "metric": best[self.selection.metric],
             "seconds": round(sum(row["seconds"] for row in epochs), 1),
             "run": project.relative(run.folder),
         }
@@ -91,18 +90,24 @@ class Sweep:
     def finish(self) -> None:
         """The table of all jobs, best first, on the terminal, in ``jobs.csv`` and in the parent run."""
         notes = [json.loads(path.read_text()) for path in sorted((self.folder / ".jobs").glob("*.json"))]
-        sign = 1 if self.mode == "min" else -1
+        metric = self.selection.metric
+        sign = 1 if self.selection.mode == "min" else -1
         notes.sort(key=lambda n: (n["status"] != "finished", sign * n.get("metric", 0.0)))
-        columns = [self.metric if c == "metric" else c for c in COLUMNS]
-        write_table(self.folder / "jobs.csv", columns, [[note.get(c, "") for c in COLUMNS] for note in notes])
+        columns = [metric if c == "metric" else c for c in COLUMNS]
+        try:
+            with project.naming(self.folder / "jobs.csv"):
+                write_table(self.folder / "jobs.csv", columns, [[note.get(c, "") for c in COLUMNS] for note in notes])
+        except OSError as error:  # what it would have said is said below all the same
+            log.warning("warning: %s", project.disk_error(error) or error)
         for note in notes:
             result = (
-                f"best epoch {note['best_epoch']}  {self.metric} {note['metric']:.5g}  {note['seconds']} s"
+                f"best epoch {note['best_epoch']}  {metric} {note['metric']:.5g}  {note['seconds']} s"
                 if note["status"] == "finished"
                 else f"{note['status']}: {note.get('error', '')}"
             )
             log.info("%-60s %s", note["overrides"], result)
         log.info("table    %s", project.relative(self.folder / "jobs.csv"))
+        self._study([Run.read(project.home() / note["run"]) for note in notes if note["status"] == "finished"])
         if self.parent is not None:
             from bestepoch.tracking import end_sweep
 
@@ -111,3 +116,10 @@ class Sweep:
                 end_sweep(self.parent, self.folder, good)
             except Exception as error:
                 log.warning("warning: MLflow does not take the sweep's table (%s)", project.first_line(error))
+
+    def _study(self, runs: list[Run]) -> None:
+        """Over seeds or folds, where there are any: how many epochs are enough."""
+        from bestepoch import study
+
+        if runs and len(study.group(runs)) < len(runs):
+            study.conduct(runs, self.selection, self.tracking, self.folder / "study")
