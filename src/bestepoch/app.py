@@ -33,31 +33,32 @@ def launch(task: Callable[[Settings], float | None], sweep_task: SweepTask | Non
     config.register()
     arguments = get_args_parser().parse_args()
     sweep: Sweep | None = None
+
+    def job(cfg: object) -> float | None:
+        settings = config.settings(cfg)  # type: ignore[arg-type]
+        try:
+            with _plain_disk_errors():
+                return task(settings) if sweep is None or sweep_task is None else sweep_task(settings, sweep)
+        except UsageError as error:
+            if sweep is None:
+                return fail(error)
+            raise CompactHydraException(str(error)) from None  # of these Hydra shows the message alone
+
     try:
-        folder = project.root() / "conf"
-        if not (arguments.hydra_help or arguments.shell_completion):
-            if arguments.multirun and (arguments.help or arguments.cfg or arguments.info):
-                raise UsageError("--help, --cfg and --info show one job: leave -m out.")
-            if arguments.multirun and sweep_task is None:
-                raise UsageError("This stage takes no sweep: -m belongs to `python -m bestepoch.train`.")
-            given, first = config.checked(arguments.overrides, arguments.multirun)
-            sys.argv += given[len(arguments.overrides) :]
-            if arguments.multirun:
-                from bestepoch.sweep import Sweep
+        with _plain_disk_errors():
+            folder = project.root() / "conf"
+            if not (arguments.hydra_help or arguments.shell_completion):
+                if arguments.multirun and (arguments.help or arguments.cfg or arguments.info):
+                    raise UsageError("--help, --cfg and --info show one job: leave -m out.")
+                if arguments.multirun and sweep_task is None:
+                    raise UsageError("This stage takes no sweep: -m belongs to `python -m bestepoch.train`.")
+                given, first = config.checked(arguments.overrides, arguments.multirun)
+                sys.argv += given[len(arguments.overrides) :]
+                if arguments.multirun:
+                    from bestepoch.sweep import Sweep
 
-                sweep = Sweep.start(given, first)
-                sys.argv.append(f"hydra.sweep.dir='{sweep.folder}'")
-
-        def job(cfg: object) -> float | None:
-            settings = config.settings(cfg)  # type: ignore[arg-type]
-            try:
-                with _plain_disk_errors():
-                    return task(settings) if sweep is None or sweep_task is None else sweep_task(settings, sweep)
-            except UsageError as error:
-                if sweep is None:
-                    return fail(error)
-                raise CompactHydraException(str(error)) from None  # of these Hydra shows the message alone
-
+                    sweep = Sweep.start(given, first)
+                    sys.argv.append(f"hydra.sweep.dir='{sweep.folder}'")
         hydra.main(version_base="1.3", config_path=str(folder), config_name="config")(job)()
     except UsageError as error:
         fail(error)

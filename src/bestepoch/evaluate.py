@@ -6,15 +6,17 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bestepoch import prepare, project, selection
+from bestepoch import config, prepare, project, selection
 from bestepoch.app import launch
 from bestepoch.data import Summary, load
 from bestepoch.journal import columns, read, write_table
 from bestepoch.project import UsageError
 from bestepoch.run import Run
-from bestepoch.schema import Settings
+from bestepoch.schema import Level, Patience, Selection, Settings
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from bestepoch.model import Network
 
 log = logging.getLogger("bestepoch")
@@ -29,12 +31,14 @@ def main(settings: Settings) -> None:
     evaluate(settings, source, out, pipeline)
 
 
-def find_run(name: str) -> Path:
+def find_run(name: str | list[str]) -> Path:
     """A run's folder, named from here or from the project's root.
 
     Raises:
-        UsageError: there is none; the message lists those there are.
+        UsageError: there is none; the message lists those there are. Or several are named.
     """
+    if not isinstance(name, str):
+        raise UsageError("This takes one run: run=runs/<name>. Several are for: python -m bestepoch.study")
     for base in (Path.cwd(), project.root(), project.home()):
         folder = (base / name).resolve()
         if (folder / "run.json").is_file():
@@ -47,7 +51,7 @@ def find_run(name: str) -> Path:
     raise UsageError(f"run = {name} is not a run's folder. There are: {', '.join(there) or 'none'}")
 
 
-def evaluate(settings: Settings, source: Path, out: Path, pipeline: bool) -> dict[str, float]:
+def evaluate(settings: Settings, source: Path, out: Path, pipeline: bool) -> dict[str, Any]:
     """Choose by ``selection``, test, write, and tell the trackers.
 
     Args:
@@ -57,48 +61,77 @@ def evaluate(settings: Settings, source: Path, out: Path, pipeline: bool) -> dic
     Returns:
         what ``metrics.json`` holds.
     """
-    from bestepoch import loop, report
+    from bestepoch import checkpoint, evidence, loop, report
+    from bestepoch.diagnosis import diagnose
 
     run = Run.read(source)
     epochs = read(source / "epochs.csv")
-    best = selection.best_epoch(epochs, settings.selection.metric, settings.selection.mode)
+    choice, stopping = settings.selection, _stopping(run)
+
+    def fared(epoch: int) -> dict[str, np.ndarray]:
+        return checkpoint.fared(source, epoch)
+
+    best = selection.choose(epochs, choice, fared)
     network = chosen_network(run, source, int(best["epoch"]))
     split = _split(run, settings, pipeline)
     images, labels = load(split.folder, "test")
     logits = loop.predict(network, images)
-    test_loss, test_accuracy = loop.score(logits, labels)
-    metrics: dict[str, float] = {
+    scored = loop.score(logits, labels)
+    tested = report.Tested.of(images, labels, logits)
+    diagnosis = diagnose(epochs, lr=run.info["config"]["optimizer"]["lr"], classes=run.info["data"]["classes"])
+    low, high = evidence.wilson(int(scored.correct.sum()), len(labels))
+    metrics = {
         "best_epoch": int(best["epoch"]),
         "last_epoch": int(epochs[-1]["epoch"]),
         "val_loss": best["val/loss"],
         "val_accuracy": best["val/accuracy"],
-        "test_loss": test_loss,
-        "test_accuracy": test_accuracy,
+        "test_loss": scored.loss,
+        "test_accuracy": scored.accuracy,
+        "test_accuracy_low": low,
+        "test_accuracy_high": high,
+        "test_ece": report.calibration_error(tested.calibration()),
+        **evidence.of(epochs, best, choice, fared, stopping),
+        "diagnosis": {"kind": diagnosis.kind, "epoch": diagnosis.epoch, **diagnosis.evidence},
     }
 
     out.mkdir(parents=True, exist_ok=True)
-    predicted = logits.argmax(1).tolist()
-    actual = labels.tolist()
-    write_table(
-        out / "predictions.csv",
-        ["index", "actual", "predicted"],
-        [[i, a, p] for i, (a, p) in enumerate(zip(actual, predicted, strict=True))],
-    )
+    write_table(out / "predictions.csv", ["index", "actual", "predicted", "confidence"], tested.rows())
     _save_model(out / "model.pt", run, network, metrics)
-    report.write(
-        out, run, columns(source / "iterations.csv"), epochs, best, metrics, settings.selection, actual, predicted
-    )
+    iterations = columns(source / "iterations.csv")
+    report.write(out, run, iterations, epochs, metrics, choice, stopping, diagnosis, tested)
     project.write_json(out / "metrics.json", metrics)
     _tell(settings, run, source, out, network, images[:2].float().numpy(), metrics)
 
-    log.info("best     epoch %d of %d, by %s", metrics["best_epoch"], metrics["last_epoch"], settings.selection.metric)
-    log.info("val      loss %.4f  accuracy %.2f%%", metrics["val_loss"], 100 * metrics["val_accuracy"])
-    log.info("test     loss %.4f  accuracy %.2f%%", test_loss, 100 * test_accuracy)
+    _say(metrics, choice)
+    log.info("verdict  %s", diagnosis.sentence)
+    log.info("try      %s  %s", diagnosis.suggestion, diagnosis.override)
     if split.offline_sample:
         log.warning("WARNING  this is %s, which stands in for %s", split.name, split.requested)
     log.info("report   %s", project.relative(out / "report.html"))
     log.info("compare  make ui")
     return metrics
+
+
+def _say(metrics: dict[str, Any], choice: Selection) -> None:
+    rule = "" if choice.rule == "best" else f", {choice.rule.replace('_', ' ')} rule"
+    log.info("best     epoch %d of %d, by %s%s", metrics["best_epoch"], metrics["last_epoch"], choice.metric, rule)
+    if (second := metrics.get("runner_up")) is not None:
+        log.info(
+            "next     epoch %d, by %+.2g (95%% interval %+.2g to %+.2g): %s",
+            second["epoch"], second["difference"], second["low"], second["high"],
+            "more than noise" if second["more_than_noise"] else "not more than noise",
+        )  # fmt: skip
+    log.info("val      loss %.4f  accuracy %.2f%%", metrics["val_loss"], 100 * metrics["val_accuracy"])
+    shares = [100 * metrics[f"test_accuracy{end}"] for end in ("", "_low", "_high")]
+    log.info("test     loss %.4f  accuracy %.2f%% (95%% interval %.2f to %.2f)", metrics["test_loss"], *shares)
+
+
+def _stopping(run: Run) -> Patience | Level:
+    """The early stopping of the run, or where it had none the menu's own, to say what that would have done."""
+    kinds: dict[str, type[Patience | Level]] = {"patience": Patience, "plateau": Level}
+    values = run.info["config"]["stopping"]
+    kind = kinds.get(values["name"])
+    return kind(**values) if kind is not None else config.menu_entry("stopping", "patience")
 
 
 def chosen_network(run: Run, source: Path, epoch: int) -> Network:
@@ -136,7 +169,7 @@ def _split(run: Run, settings: Settings, pipeline: bool) -> Summary:
     return split
 
 
-def _save_model(path: Path, run: Run, network: Network, metrics: dict[str, float]) -> None:
+def _save_model(path: Path, run: Run, network: Network, metrics: dict[str, Any]) -> None:
     from bestepoch import checkpoint
 
     data = run.info["data"]
@@ -151,7 +184,7 @@ def _save_model(path: Path, run: Run, network: Network, metrics: dict[str, float
 
 
 def _tell(
-    settings: Settings, run: Run, source: Path, out: Path, network: Network, example: Any, metrics: dict[str, float]
+    settings: Settings, run: Run, source: Path, out: Path, network: Network, example: Any, metrics: dict[str, Any]
 ) -> None:
     """The results to the trackers that the settings name; a tracker that is down does not cost the results."""
     from bestepoch import tracking

@@ -1,21 +1,94 @@
-"""The figures, and one page that opens without a network."""
+"""The page of an evaluation: one file that opens without a network, and what stands in it."""
 
 from __future__ import annotations
 
 import base64
+import io
+import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, select_autoescape
-from matplotlib.figure import Figure
+from markupsafe import Markup
+from pydantic import TypeAdapter
 
-from bestepoch import project
+from bestepoch import evidence, figures, project, schedule, schema
 from bestepoch.journal import Row
 from bestepoch.run import Run
-from bestepoch.schema import Selection
 
-TRAIN, VALIDATION, BEST = "#9a6700", "#0969da", "#cf222e"
+if TYPE_CHECKING:
+    import torch
+
+    from bestepoch.diagnosis import Diagnosis
+
+BINS = 15
+SHOWN = 25
+
+
+@dataclass(frozen=True)
+class Tested:
+    """How the chosen epoch's network did on the test images.
+
+    ``images`` uint8 (n, height, width); ``actual`` and ``predicted`` labels (n,); ``confidence`` (n,), the probability
+    that it gave to the predicted label.
+    """
+
+    images: np.ndarray
+    actual: np.ndarray
+    predicted: np.ndarray
+    confidence: np.ndarray
+
+    @classmethod
+    def of(cls, images: torch.Tensor, labels: torch.Tensor, logits: torch.Tensor) -> Tested:
+        """From logits (n, classes)."""
+        confidence, predicted = logits.double().softmax(1).max(1)
+        return cls(images.numpy(), labels.numpy(), predicted.numpy(), confidence.numpy())
+
+    def rows(self) -> list[list[Any]]:
+        """For predictions.csv: index, actual, predicted, confidence."""
+        columns = (self.actual.tolist(), self.predicted.tolist(), self.confidence.round(6).tolist())
+        return [[index, *values] for index, values in enumerate(zip(*columns, strict=True))]
+
+    def calibration(self) -> list[dict[str, Any]]:
+        """`calibration` of these."""
+        return calibration(self.confidence, self.actual == self.predicted)
+
+    def mistakes(self) -> np.ndarray:
+        """Indices of the images that it got wrong, the most confident first; of equals the earliest."""
+        wrong = np.flatnonzero(self.actual != self.predicted)
+        return wrong[np.argsort(-self.confidence[wrong], kind="stable")]
+
+
+def calibration(confidence: np.ndarray, correct: np.ndarray) -> list[dict[str, Any]]:
+    """The images by confidence, in 15 bins of equal width; bins without images are left out.
+
+    Args:
+        confidence, correct: (n,) each.
+
+    Returns:
+        for each bin ``left`` and ``right`` (which itself is in it), ``images``, their mean ``confidence``, and their
+        ``accuracy`` with its 95 % interval ``low`` to ``high``.
+    """
+    edges = np.arange(1, BINS) / BINS
+    place = np.searchsorted(edges, confidence)
+    bins = []
+    for i in np.unique(place):
+        right, sure = correct[place == i], confidence[place == i]
+        low, high = evidence.wilson(int(right.sum()), len(right))
+        found = {"images": len(right), "confidence": float(sure.mean()), "accuracy": float(right.mean())}
+        bins.append({"left": i / BINS, "right": (i + 1) / BINS, **found, "low": low, "high": high})
+    return bins
+
+
+def calibration_error(bins: list[dict[str, Any]]) -> float:
+    """The expected calibration error, ECE: by how much confidence and accuracy differ, averaged over the images.
+
+    Guo et al., https://arxiv.org/abs/1706.04599, equation 3.
+    """
+    apart = math.fsum(b["images"] * abs(b["accuracy"] - b["confidence"]) for b in bins)
+    return float(apart / sum(b["images"] for b in bins))
 
 
 def write(
@@ -23,82 +96,128 @@ def write(
     run: Run,
     iterations: dict[str, np.ndarray],
     epochs: list[Row],
-    best: Row,
-    metrics: dict[str, float],
-    selection: Selection,
-    actual: list[int],
-    predicted: list[int],
+    metrics: dict[str, Any],
+    choice: schema.Selection,
+    stopping: schema.Patience | schema.Level,
+    diagnosis: Diagnosis,
+    tested: Tested,
 ) -> None:
-    """``curves.png``, ``lr.png``, ``confusion.png`` and ``report.html`` into ``out``."""
-    figures = {
-        "curves": curves(epochs, best),
-        "lr": learning_rate(iterations),
-        "confusion": confusion(actual, predicted, run.info["data"]["classes"]),
-    }
-    for name, figure in figures.items():
-        figure.savefig(out / f"{name}.png", dpi=120)
-    pictures = {
-        name: "data:image/png;base64," + base64.b64encode((out / f"{name}.png").read_bytes()).decode()
-        for name in figures
-    }
-    pages = Environment(loader=PackageLoader("bestepoch", "."), autoescape=select_autoescape())
+    """``report.html`` and its figures into ``out``.
+
+    Args:
+        metrics: what ``metrics.json`` holds.
+        stopping: what ``metrics["stopped"]`` goes by.
+    """
+    from sklearn.metrics import confusion_matrix
+
+    classes = run.info["data"]["classes"]
+    counts = confusion_matrix(tested.actual, tested.predicted, labels=list(range(classes)))
+    planned = _planned(run)
+    bins = tested.calibration()
+    marks = _marks(metrics, early=bool(run.info.get("stopped")))
+    with figures.style():
+        drawn = {
+            "loss": figures.loss(epochs, marks),
+            "accuracy": figures.accuracy(epochs, marks),
+            "gap": figures.gap(epochs, marks),
+            "train_loss": figures.training_loss(iterations["iteration"], iterations["train/loss"]),
+            "lr": figures.learning_rate(iterations["iteration"], iterations["lr"], _rest(run, planned, epochs)),
+            "confusion": figures.confusion(counts),
+            "calibration": figures.reliability(bins),
+        }
+        pictures = {name: Markup(figures.save(figure, out, name)) for name, figure in drawn.items()}
+    wrong = tested.mistakes()
+    pages = Environment(
+        loader=PackageLoader("bestepoch", "."), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
+    )
+    pages.filters.update(count="{:,}".format, percent=_percent, loss="{:.4f}".format)
     page = pages.get_template("report.html").render(
-        run=run.info, epochs=epochs, best=best, metrics=metrics, selection=selection, pictures=pictures
+        run=run.info,
+        at=project.relative(run.folder),
+        planned=planned,
+        epochs=epochs,
+        metrics=metrics,
+        selection=choice,
+        stopping=stopping,
+        high_rate=schedule.spans_the_plan(_scheduler(run)),
+        diagnosis=diagnosis,
+        pictures=pictures,
+        wide=12 < classes <= figures.NUMBERED,
+        per_class=_per_class(tested, classes),
+        confused=_confused(counts),
+        wrong=len(wrong),
+        mistakes=[_mistake(tested, index) for index in wrong[:SHOWN].tolist()],
+        bins=bins,
+        confidence=float(tested.confidence.mean()),
+        seconds=math.fsum(row["seconds"] for row in epochs),
     )
     project.write_atomic(out / "report.html", page)
 
 
-def curves(epochs: list[Row], best: Row) -> Figure:
-    """Loss and validation accuracy against the epoch, the chosen one marked."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    x = [row["epoch"] for row in epochs]
-    style: dict[str, Any] = {"marker": "o", "markersize": 4}
-    left.plot(x, [row["train/epoch_loss"] for row in epochs], color=TRAIN, label="train/epoch_loss", **style)
-    left.plot(x, [row["val/loss"] for row in epochs], color=VALIDATION, label="val/loss", **style)
-    right.plot(x, [row["val/accuracy"] for row in epochs], color=VALIDATION, label="val/accuracy", **style)
-    for axes, label in ((left, "cross-entropy, nats"), (right, "accuracy")):
-        axes.axvline(best["epoch"], color=BEST, linestyle="--", linewidth=1, label=f"best: epoch {best['epoch']:.0f}")
-        axes.set_xlabel("epoch")
-        axes.set_ylabel(label)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    return figure
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}%"
 
 
-def learning_rate(iterations: dict[str, np.ndarray]) -> Figure:
-    """The rate of every update, and the loss it met."""
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    x = iterations["iteration"]
-    left.plot(x, iterations["train/loss"], color=TRAIN, linewidth=0.6)
-    left.set_ylabel("train/loss, nats")
-    left.set_yscale("log")
-    right.plot(x, iterations["lr"], color=VALIDATION)
-    right.set_ylabel("lr")
-    for axes in (left, right):
-        axes.set_xlabel("iteration")
-        axes.grid(alpha=0.3)
-    return figure
+def _planned(run: Run) -> schedule.Plan:
+    return schedule.plan(run.info["data"]["sizes"]["train"], schema.Train(**run.info["config"]["train"]))
 
 
-def confusion(actual: list[int], predicted: list[int], classes: int) -> Figure:
-    """How often each class was taken for which, on the test images."""
-    from sklearn.metrics import confusion_matrix
+def _scheduler(run: Run) -> schedule.Menu:
+    menu: schedule.Menu = TypeAdapter(schema.Scheduler).validate_python(run.info["config"]["scheduler"])
+    return menu
 
-    counts = confusion_matrix(actual, predicted, labels=list(range(classes)))
-    size = min(max(4.0, classes * 0.55), 14.0)
-    figure = Figure(figsize=(size, size), layout="constrained")
-    axes = figure.subplots()
-    # the root keeps the few mistakes visible beside the many hits
-    axes.imshow(counts**0.5, cmap="Blues")
-    if classes <= 30:
-        axes.set_xticks(range(classes))
-        axes.set_yticks(range(classes))
-        for i, j in ((i, j) for i in range(classes) for j in range(classes) if counts[i, j]):
-            dark = counts[i, j] ** 0.5 > counts.max() ** 0.5 / 2
-            axes.text(j, i, str(counts[i, j]), ha="center", va="center", color="white" if dark else "black", fontsize=8)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("actual")
-    return figure
+
+def _rest(run: Run, planned: schedule.Plan, epochs: list[Row]) -> tuple[list[int], list[float]]:
+    """Iterations that were planned and not made, and their learning rates; none where the rate hangs on the results."""
+    menu, last = _scheduler(run), int(epochs[-1]["iteration"])
+    if isinstance(menu, schema.Plateau) or last >= planned.iterations:
+        return [], []
+    peak = run.info["config"]["optimizer"]["lr"]
+    at = np.unique(np.linspace(last, planned.iterations, figures.POINTS).astype(int)).tolist()
+    return at, [schedule.learning_rate(menu, peak, planned, i) for i in at]
+
+
+def _marks(metrics: dict[str, Any], early: bool) -> figures.Marks:
+    """The epochs to mark; where two are the same, one mark names both."""
+    wanted = [
+        ("best", metrics["best_epoch"], figures.BEST),
+        ("stopped" if early else "last", metrics["last_epoch"], figures.INK),
+    ]
+    if "stopped" in metrics and not early:
+        wanted.append(("would stop", metrics["stopped"]["epoch"], figures.STOP))
+    marks: dict[int, tuple[str, int, str]] = {}
+    for name, epoch, colour in wanted:
+        first = marks.get(epoch, (None, epoch, colour))
+        marks[epoch] = (f"{first[0]}, {name}" if first[0] else name, epoch, first[2])
+    return list(marks.values())
+
+
+def _per_class(tested: Tested, classes: int) -> list[dict[str, Any]]:
+    """Precision and recall of each class; NaN where nothing was predicted, or nothing there is, to have a share of."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    found = precision_recall_fscore_support(
+        tested.actual, tested.predicted, labels=list(range(classes)), zero_division=np.nan
+    )
+    names = ("precision", "recall", "f1", "images")
+    return [dict(zip(names, values, strict=True)) for values in zip(*(a.tolist() for a in found), strict=True)]
+
+
+def _confused(counts: np.ndarray) -> list[tuple[int, int, int]]:
+    """The five most frequent mistakes: actual, predicted, how often."""
+    pairs = [(i, j, int(counts[i, j])) for i, j in zip(*(a.tolist() for a in counts.nonzero()), strict=True) if i != j]
+    return sorted(pairs, key=lambda pair: -pair[2])[:5]
+
+
+def _mistake(tested: Tested, index: int) -> dict[str, Any]:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(tested.images[index]).save(buffer, "png")
+    return {
+        "index": index,
+        "actual": int(tested.actual[index]),
+        "predicted": int(tested.predicted[index]),
+        "confidence": float(tested.confidence[index]),
+        "picture": "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode(),
+    }

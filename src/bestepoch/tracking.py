@@ -431,6 +431,23 @@ def end_sweep(run_id: str, folder: Path, good: bool) -> None:
     mlflow.set_terminated(run_id, "FINISHED" if good else "FAILED")
 
 
+def record_study(name: str, files: Path, parent: dict[str, str], numbers: dict[str, float]) -> None:
+    """Add a study to the parent run of its sweep, or where there is none make a run for it."""
+    from mlflow.entities import Metric
+
+    uri = store_uri()
+    mlflow = client(uri)
+    if parent.get("uri") == public(uri) and _there(mlflow, parent["run_id"]):
+        run_id = parent["run_id"]
+    else:
+        tags = {"study": files.name}
+        run_id = mlflow.create_run(experiment(mlflow, uri, name), run_name=f"study-{files.name}", tags=tags).info.run_id
+        mlflow.set_terminated(run_id, "FINISHED")
+    now = int(time.time() * 1000)
+    mlflow.log_batch(run_id, metrics=[Metric(f"study/{key}", value, now, 0) for key, value in numbers.items()])
+    mlflow.log_artifacts(run_id, str(files), "study")
+
+
 def record_evaluation(
     run: Run, experiment_name: str, journal: Path, metrics: dict[str, float], model: LoggedModel, files: Path
 ) -> str:
@@ -455,8 +472,10 @@ def record_evaluation(
     if tracker.place != known:
         catch_up(tracker, journal, tracker.place)
         tracker.close(run.status)
-    now = int(time.time() * 1000)
-    tracker.client.log_batch(run_id, metrics=[Metric(key, value, now, 0) for key, value in metrics.items()])
+    now, there = int(time.time() * 1000), tracker.client.get_run(run_id).data.metrics
+    # the same again, as after a kill, is no second point
+    new = [Metric(key, value, now, 0) for key, value in metrics.items() if there.get(key) != value]
+    tracker.client.log_batch(run_id, metrics=new)
     tracker.client.log_artifacts(run_id, str(files), "evaluate")
     fluent.set_tracking_uri(tracker.uri)
     try:
