@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import textwrap
+from collections import Counter
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -64,9 +65,29 @@ def flat(results: dict[str, Any]) -> str:
     )
 
 
+def kills(results: dict[str, Any]) -> str:
+    """What was killed, how often, and what that cost."""
+    lines = [["killed", "in the shell", "under `dvc repro`", "points lost", "points doubled", "weights that differ"]]
+    for victim in sorted({name for way in results.values() for name in way["killed"]}):
+        rows = [results[way]["killed"].get(victim, {}) for way in ("shell", "dvc repro")]
+        costs = ("points_lost", "points_doubled", "weights_differ")
+        counts = [*(row.get("kills", 0) for row in rows), *(sum(row.get(key, 0) for row in rows) for key in costs)]
+        lines.append([victim, *map(str, counts)])
+    during = Counter[str]()
+    for way in results.values():
+        during.update({phase: row["kills"] for phase, row in way["during"].items()})
+    return _block(
+        lines,
+        f"{during.total()} kills at random moments (SIGKILL), up to ten of a run before it was let through: "
+        f"{', '.join(f'{number} during {phase}' for phase, number in during.most_common())}. Made by "
+        f"`BESTEPOCH_KILLS={during.total()} BESTEPOCH_KILLS_OUT=benchmarks/results/kills.json pytest "
+        "tests/test_kills.py`.",
+    )
+
+
 def replaced(text: str) -> str:
     """``text`` with the tables of benchmarks/results/ between its markers. Raises ValueError where one is missing."""
-    for name, table in {"tracking": tracking, "flat": flat}.items():
+    for name, table in TABLES.items():
         block = re.compile(rf"(<!-- bench:{name} -->\n).*?(<!-- /bench -->)", re.DOTALL)
         made = table(json.loads((HERE / "results" / f"{name}.json").read_text()))
         text, found = block.subn(lambda marks, made=made: f"{marks[1]}{made}{marks[2]}", text)
@@ -97,9 +118,11 @@ def _block(lines: list[list[str]], note: str) -> str:
     return "\n".join([*rows, "", *textwrap.wrap(note, 120, break_long_words=False, break_on_hyphens=False)]) + "\n"
 
 
+TABLES = {"tracking": tracking, "flat": flat, "kills": kills}
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="replace the blocks in README.md")
     if parser.parse_args().write:
         README.write_text(replaced(README.read_text()))
-    print(replaced("<!-- bench:tracking -->\n<!-- /bench -->\n\n<!-- bench:flat -->\n<!-- /bench -->"))
+    print(replaced("\n\n".join(f"<!-- bench:{name} -->\n<!-- /bench -->" for name in TABLES)))

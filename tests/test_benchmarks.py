@@ -1,4 +1,4 @@
-"""The README's tables are those of the committed results, and the benchmark of tracking counts what it claims."""
+"""The benchmark of tracking counts what it claims."""
 
 from __future__ import annotations
 
@@ -43,11 +43,6 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     )
     assert done.returncode == 0, done.stderr
     return folder / "work", json.loads((folder / "results.json").read_text()), done.stdout
-
-
-def test_the_readme_shows_the_committed_results(tables: Any) -> None:
-    readme = (live.CHECKOUT / "README.md").read_text()
-    assert tables.replaced(readme) == readme, "python benchmarks/tables.py --write"
 
 
 def test_every_variant_is_measured_and_shown(measured: Any, tables: Any) -> None:

@@ -97,7 +97,12 @@ def goes_on(copy: Path, unhindered: Path) -> None:
 
 @pytest.mark.parametrize(
     ("size", "name"),
-    [(1_000, "run.json"), (30_000, "state/iteration-000000041.pt"), (42_000, "iterations.csv")],
+    [
+        (1_000, "run.json"),
+        (30_000, "checkpoints/epoch-0001.pt"),
+        (32_500, "state/iteration-000000041.pt"),
+        (42_000, "iterations.csv"),
+    ],
 )
 def test_a_file_that_may_not_grow_any_more_ends_it_with_a_word_on_which_and_what_to_do(
     size: int, name: str, copy: Path, unhindered: Path

@@ -216,14 +216,16 @@ class Attempt:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.resume()
             still = {process for process in processes(self.folder) if process.status() == psutil.STATUS_STOPPED}
-            if still: print("STILL STOPPED", [(p.pid, p.cmdline(), p in there, p in self._still) for p in still], there, self._still, flush=True)
         if victim == "its command" and self.command[0] != "dvc":
             victim = self.command[2].partition(".")[2]
         return victim, phase
 
     def _phase(self, there: list[psutil.Process]) -> str:
         """As far as the files tell."""
-        stages = {part for process in there for part in process.cmdline() if part.startswith("bestepoch.")}
+        stages = set()
+        for process in there:
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                stages |= {part for part in process.cmdline() if part.startswith("bestepoch.")}
         names = {path.name for path, _, _ in self._seen() - self._before}
         runs = list(self.folder.glob("runs/*/run.json"))
         status = json.loads(runs[0].read_text())["status"] if runs else None
