@@ -114,12 +114,19 @@ def moments(rng: random.Random, took: Reference, kills: int, dvc: bool) -> list[
     return chosen
 
 
+def words(process: psutil.Process) -> list[str]:
+    """Its command line; nothing where it has just ended."""
+    with contextlib.suppress(psutil.Error):
+        return list(process.cmdline())
+    return []
+
+
 def processes(folder: Path, stage: str | None = None) -> list[psutil.Process]:
     """Everything alive that works in the project, or what runs a stage there."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.cwd() == str(folder) and (stage is None or f"bestepoch.{stage}" in process.cmdline()):
+            if process.cwd() == str(folder) and (stage is None or f"bestepoch.{stage}" in words(process)):
                 found.append(process)
     return found
 
@@ -192,10 +199,10 @@ class Attempt:
         """Returns who was killed, the command where the one meant was not there, and what was going on."""
         there = processes(self.folder)
         phase = self._phase(there)
-        couriers = [process for process in there if "bestepoch.courier" in process.cmdline()]
+        couriers = [process for process in there if "bestepoch.courier" in words(process)]
         # without what lives on of an earlier attempt
         own = [process for process in [self.process, *self.process.children(True)] if process not in couriers]
-        stages = [process for process in own if {f"bestepoch.{stage}" for stage in STAGES} & {*process.cmdline()}]
+        stages = [process for process in own if {f"bestepoch.{stage}" for stage in STAGES} & {*words(process)}]
         if victim == "the courier" and not couriers:
             victim = "its command"
         if victim == "its command" and not stages:
@@ -224,8 +231,7 @@ class Attempt:
         """As far as the files tell."""
         stages = set()
         for process in there:
-            with contextlib.suppress(psutil.Error):  # it has just ended
-                stages |= {part for part in process.cmdline() if part.startswith("bestepoch.")}
+            stages |= {part for part in words(process) if part.startswith("bestepoch.")}
         names = {path.name for path, _, _ in self._seen() - self._before}
         runs = list(self.folder.glob("runs/*/run.json"))
         status = json.loads(runs[0].read_text())["status"] if runs else None
