@@ -203,20 +203,31 @@ def test_code_edited_during_training_is_not_vouched_for(short: Path) -> None:
     run(short, "git", "checkout", "-q", ".")
 
 
-def test_a_run_killed_before_it_was_handed_over_is_not_trained_again(short: Path) -> None:
+def test_a_run_killed_before_dvc_had_it_is_not_trained_again(short: Path) -> None:
     run(short, "git", "checkout", "-q", ".")
     run(short, "dvc", "repro")
+    lock = short / "dvc.lock"
+    before_it = lock.read_text()
+    # asked for again when DVC has it, it is trained again
+    assert "epoch   2/2" in run(short, "dvc", "repro", "-f", "-s", "train")
     trained = json.loads((short / "results/train/run.json").read_text())
     note = short / "runs" / trained["name"] / "run.json"
-    # what a kill between the end of training and the end of handing over leaves
-    note.write_text(json.dumps({**json.loads(note.read_text()), "to_publish": True}))
+    # what a kill in the last moments leaves: all is published, and DVC does not know
+    known = lock.read_text()
+    lock.write_text(before_it)
     before = len(trainings(short))
     assert "is finished already and is taken as it is" in run(short, "dvc", "repro", "-f", "-s", "train")
     assert len(trainings(short)) == before
     assert json.loads((short / "results/train/run.json").read_text()) == trained
-    assert json.loads(note.read_text())["to_publish"] is False
-    # handed over once: asked for again, it is trained again
-    assert "epoch   2/2" in run(short, "dvc", "repro", "-f", "-s", "train")
+    assert lock.read_text() == known
+    # and what one a little earlier leaves
+    info = json.loads(note.read_text())
+    del info["published"]
+    note.write_text(json.dumps(info))
+    assert "is finished already and is taken as it is" in run(short, "dvc", "repro", "-f", "-s", "train")
+    for _ in range(2):  # neither this run nor the one before it is taken for one that DVC has not
+        assert "epoch   2/2" in run(short, "dvc", "repro", "-f", "-s", "train")
+    assert len(trainings(short)) == before + 2
 
 
 @pytest.mark.slow

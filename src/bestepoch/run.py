@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from bestepoch import project
 from bestepoch.config import MENUS
-from bestepoch.data import Summary
+from bestepoch.data import Summary, md5
 from bestepoch.schema import Settings
 
 log = logging.getLogger("bestepoch")
@@ -130,8 +130,11 @@ class Run:
         run = cls.read(place)
         if run.info.get("fingerprint") != fingerprint or not run.lock(wait=1.0):  # others look into it for moments
             return None
-        # one that was killed before it handed over to DVC has only that left to do
-        finished = finished or (to_publish and bool(run.info.get("to_publish")))
+        if to_publish and run.info.get("to_publish"):
+            # one that was killed before DVC had its results has only the handing over left to do
+            finished = run.info.get("published") not in _dvc_lock()
+            if not finished:
+                run.update(to_publish=False)
         if run.status == "finished" and not finished:
             run.close()
             return None
@@ -169,6 +172,12 @@ def _dvc_version() -> str | None:
         values: Any = OmegaConf.to_container(OmegaConf.load(project.root() / "data.dvc"))
         return str(values["outs"][0]["md5"])
     return None
+
+
+def _dvc_lock() -> set[str]:
+    """The checksums of what DVC has; it writes them when a stage has ended well."""
+    path = project.root() / "dvc.lock"
+    return set(re.findall(r"md5: (\w+)", path.read_text(encoding="utf-8"))) if path.is_file() else set()
 
 
 def _name(settings: Settings, data: Summary, overrides: list[str]) -> str:
@@ -228,7 +237,9 @@ def publish(run: Run, out: Path) -> None:
     # copies, not links: DVC makes its cache read-only, and a run may be continued
     for name in ("iterations.csv", "epochs.csv"):
         shutil.copyfile(run.folder / name, beside / name)
-    project.write_json(beside / "run.json", {**run.info, "to_publish": False})
+    info = {key: value for key, value in run.info.items() if key not in ("to_publish", "published")}
+    project.write_json(beside / "run.json", info)
+    published = md5(beside / "run.json")
     # not what a kill left half written
     shutil.copytree(run.folder / "checkpoints", beside / "checkpoints", ignore=shutil.ignore_patterns(".*"))
     out.mkdir(parents=True, exist_ok=True)
@@ -237,4 +248,4 @@ def publish(run: Run, out: Path) -> None:
         shutil.rmtree(target, ignore_errors=True) if target.is_dir() else target.unlink(missing_ok=True)
         (beside / name).rename(target)
     shutil.rmtree(beside)
-    run.update(to_publish=False)
+    run.update(published=published)  # DVC has it once its lock, written after this process, holds the checksum
