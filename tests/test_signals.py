@@ -108,6 +108,21 @@ def test_training_stops_when_its_dvc_is_killed_and_the_next_repro_goes_on(
     assert live.tensorboard_points(folder) == live.as_float32(points)
 
 
+def test_a_training_that_outlives_its_dvc_from_the_start_does_not_begin(split: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(split, tmp_path / "project")
+    with (tmp_path / "said").open("w+") as said:
+        repro = subprocess.Popen(
+            ["dvc", "repro", "train"], cwd=copy, env=pipeline.environment(), stdout=said, stderr=subprocess.STDOUT
+        )
+        until(lambda: any(words[-3:-1] == ["-m", "bestepoch.train"] for words in alive(copy)))
+        repro.kill()  # while the command is at its imports: its parent is not DVC any more when it looks
+        repro.wait()
+        until(lambda: not alive(copy), 15)
+        said.seek(0)
+        assert "dvc is gone; stopping as well" in said.read()
+    assert not list(copy.glob("runs/*/epochs.csv"))
+
+
 @pytest.fixture(scope="module")
 def died(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose run was killed with the process that would have told MLflow so."""

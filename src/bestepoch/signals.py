@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
+
+from bestepoch import project
 
 log = logging.getLogger("bestepoch")
 
@@ -25,14 +29,18 @@ class Interrupted(Exception):
 SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "fish", "busybox"}
 
 
-def stop_with_dvc() -> None:
-    """Started by DVC, ask this process to stop when DVC is gone: killed, it leaves its commands running."""
+def stop_with_dvc(out: Path) -> None:
+    """Started by DVC to make ``out``, ask this process to stop when DVC is gone; killed, DVC leaves it running."""
     if "DVC_STAGE" not in os.environ:
         return
     import psutil
 
-    # a shell between the two may outlive DVC as well
-    dvc = next((parent for parent in psutil.Process().parents() if parent.name() not in SHELLS), None)
+    # It may be gone already, and its heir be the parent now: DVC's lock file has the process that is at work here.
+    # Where that cannot be read, the parent it is; a shell between the two may outlive DVC as well.
+    holder = _holder(out)
+    parents = psutil.Process().parents()
+    wanted = (parent for parent in parents if (parent.pid == holder if holder else parent.name() not in SHELLS))
+    dvc = next(wanted, None)
 
     def watch() -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -42,6 +50,14 @@ def stop_with_dvc() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="watch dvc", daemon=True).start()
+
+
+def _holder(out: Path) -> int | None:
+    """The process that makes ``out`` by DVC's lock file, dead or alive; None where the file does not say."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError, StopIteration):
+        lock = json.loads((project.root() / ".dvc/tmp/rwlock").read_text(encoding="utf-8"))
+        return next(int(info["pid"]) for path, info in lock["write"].items() if out in Path(path).parents)
+    return None
 
 
 @contextlib.contextmanager

@@ -32,7 +32,8 @@ log = logging.getLogger("bestepoch")
 def main(settings: Settings) -> float:
     """Train one configuration; under `dvc repro`, hand the finished run over. Returns the best selection metric."""
     courier(settings.tracking)
-    stop_with_dvc()
+    if settings.publish:
+        stop_with_dvc(project.root() / settings.publish)
     split = prepare.pipeline_split() if settings.publish else prepare.split_for(settings)
     run = train(settings, split)
     if settings.publish:
