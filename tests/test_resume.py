@@ -283,6 +283,23 @@ def test_a_run_that_another_process_trains_is_left_to_it(
     assert second.folder == old.with_name(f"{old.name}-2")
 
 
+def test_a_folder_whose_run_was_killed_before_it_had_a_record_is_used_again(
+    opened: Callable[..., tuple[Run, Path, dict[str, bytes]]],
+) -> None:
+    _, old, _ = opened()
+    (old / "run.json").rename(old / ".run.json.x81sj3_k")
+    for path in old.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in (".lock", ".run.json.x81sj3_k"):
+            path.unlink()
+    Path(old / ".lock").unlink()  # whose holder, this process, is not dead
+    run, _, _ = opened()
+    assert not run.resumed
+    assert run.folder == old
+    assert {path.name for path in old.iterdir()} == {".lock", "run.json"}
+
+
 def test_a_finished_command_run_again_makes_a_new_run_with_the_same_bits(uninterrupted: Path) -> None:
     before = content(uninterrupted)
     printed = live.run(uninterrupted.parents[1], "train", *TRAIN, *UNTRACKED)

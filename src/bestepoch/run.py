@@ -153,6 +153,7 @@ def _claim(base: Path, name: str) -> tuple[Path, FileLock]:
         lock = FileLock(place / ".lock")
         with contextlib.suppress(Timeout):
             lock.acquire(timeout=0)
+            project.remove_partial(place)
             if {path.name for path in place.iterdir()} <= {".lock"}:  # new, or of one that was killed right here
                 return place, lock
             lock.release()
