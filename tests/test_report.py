@@ -281,6 +281,25 @@ def test_the_times_are_the_recorded_ones(page: str, trained: Path) -> None:
     text = Content(page).text
     assert f"training {math.fsum(float(row['seconds']) for row in epochs):.1f} s," in text
     assert f"start to end {info['ended'] - info['started']:.1f} s" in text
+    assert f"validation {info['spent']['validation']:.1f} s, 450 images" in text
+    for name in ("checkpoints", "tracking"):
+        assert f"{name} {info['spent'][name]:.1f} s" in text
+    assert re.search(r"testing \d+\.\d s, 500 images, once", text)
+
+
+def test_a_last_epoch_whose_loss_is_not_finite_is_reported(folder: Path, trained: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "project")
+    run = copy / trained.relative_to(folder)
+    header, *rows = (run / "epochs.csv").read_text().splitlines()
+    values = dict(zip(header.split(","), rows[-1].split(","), strict=True)) | {"val/loss": "nan"}
+    (run / "epochs.csv").write_text("\n".join([header, *rows[:-1], ",".join(values.values())]) + "\n")
+    said = live.run(copy, "evaluate", f"run=runs/{run.name}", "tracking.mlflow=false")
+    metrics = json.loads((run / "evaluate/metrics.json").read_text())
+    assert metrics["last"] == {"epoch": 4, "val_loss": None, "val_accuracy": float(values["val/accuracy"])}
+    assert metrics["best_epoch"] < 4 and metrics["diagnosis"]["kind"] == "diverged"
+    assert "In epoch 4 training loss is" in said
+    content = Content((run / "evaluate/report.html").read_text())
+    assert ["last", "4", "not finite", percent(float(values["val/accuracy"]))] in content.tables["choice"]
 
 
 def test_how_to_make_it_again(page: str, trained: Path) -> None:
@@ -381,7 +400,7 @@ def write(
     actual = np.arange(500) % classes
     predicted = actual.copy()
     predicted[:mistakes] = (actual[:mistakes] + 1) % classes
-    tested = report.Tested(draw.integers(0, 256, (500, 28, 28), np.uint8), actual, predicted, draw.uniform(0.5, 1, 500))
+    tested = report.Tested(draw.integers(0, 256, (500, 28, 28), np.uint8), actual, predicted, draw.uniform(0.5, 1, 500), 0.1)
     result = {"epoch": len(rows), "val_loss": 0.5, "val_accuracy": 0.9}
     values = {
         "best_epoch": len(rows), "last_epoch": len(rows), "val_loss": 0.5, "val_accuracy": 0.9, "last": result,

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -133,10 +134,15 @@ class Deliveries:
         if self.courier is not None:
             self.courier.open(run.folder, experiment=settings.experiment, patience=settings.drain_seconds)
 
-    def close(self, status: str) -> None:
-        """Deliver the rest, end each tracker's run, and say which could not take everything in time."""
+    def close(self, status: str) -> float:
+        """Deliver the rest, end each tracker's run, and say which could not take everything in time.
+
+        Returns:
+            the seconds that this took.
+        """
         if self.courier is None:
-            return
+            return 0.0
+        started = time.monotonic()
         info = {key: self.run.info[key] for key in ("ended", "reason") if key in self.run.info}
         places = self.courier.close(self.run.folder, self.settings.drain_seconds, status, **info)
         for name in self.courier.trackers:
@@ -148,3 +154,4 @@ class Deliveries:
                 )
         if "MLflow" in places:
             self.run.update(mlflow={key: places["MLflow"][key] for key in ("uri", "run_id")})
+        return time.monotonic() - started

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,9 +76,10 @@ def evaluate(settings: Settings, source: Path, out: Path, pipeline: bool) -> dic
     network = chosen_network(run, source, int(best["epoch"]))
     split = _split(run, settings, pipeline)
     images, labels = load(split.folder, "test")
+    started = time.monotonic()
     logits = loop.predict(network, images)
     scored = loop.score(logits, labels)
-    tested = report.Tested.of(images, labels, logits)
+    tested = report.Tested.of(images, labels, logits, time.monotonic() - started)
     diagnosis = diagnose(epochs, lr=run.info["config"]["optimizer"]["lr"], classes=run.info["data"]["classes"])
     low, high = evidence.wilson(int(scored.correct.sum()), len(labels))
     metrics = {

@@ -32,19 +32,20 @@ class Tested:
     """How the chosen epoch's network did on the test images.
 
     ``images`` uint8 (n, height, width); ``actual`` and ``predicted`` labels (n,); ``confidence`` (n,), the probability
-    that it gave to the predicted label.
+    that it gave to the predicted label; ``seconds`` is the time that this took.
     """
 
     images: np.ndarray
     actual: np.ndarray
     predicted: np.ndarray
     confidence: np.ndarray
+    seconds: float
 
     @classmethod
-    def of(cls, images: torch.Tensor, labels: torch.Tensor, logits: torch.Tensor) -> Tested:
+    def of(cls, images: torch.Tensor, labels: torch.Tensor, logits: torch.Tensor, seconds: float) -> Tested:
         """From logits (n, classes)."""
         confidence, predicted = logits.double().softmax(1).max(1)
-        return cls(images.numpy(), labels.numpy(), predicted.numpy(), confidence.numpy())
+        return cls(images.numpy(), labels.numpy(), predicted.numpy(), confidence.numpy(), seconds)
 
     def rows(self) -> list[list[Any]]:
         """For predictions.csv: index, actual, predicted, confidence."""
@@ -130,7 +131,7 @@ def write(
     pages = Environment(
         loader=PackageLoader("bestepoch", "."), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
     )
-    pages.filters.update(count="{:,}".format, percent=_percent, loss="{:.4f}".format)
+    pages.filters.update(count="{:,}".format, percent=_percent, loss=_loss)
     page = pages.get_template("report.html").render(
         run=run.info,
         at=project.relative(run.folder),
@@ -150,8 +151,13 @@ def write(
         bins=bins,
         confidence=float(tested.confidence.mean()),
         seconds=math.fsum(row["seconds"] for row in epochs),
+        testing=tested.seconds,
     )
     project.write_atomic(out / "report.html", page)
+
+
+def _loss(value: float | None) -> str:
+    return "not finite" if value is None or not math.isfinite(value) else f"{value:.4f}"
 
 
 def _percent(share: float) -> str:

@@ -25,7 +25,7 @@ from bestepoch.schema import Settings
 log = logging.getLogger("bestepoch")
 
 # The modules whose code decides the numbers that a training gives.
-TRAINING_CODE = ("data", "loop", "model", "schedule", "schema", "selection", "train")
+TRAINING_CODE = ("data", "loop", "model", "schedule", "schema", "selection", "state", "train", "trainer")
 
 
 @dataclass

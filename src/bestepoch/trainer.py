@@ -1,0 +1,181 @@
+"""The epochs of one training, from the newest state to the end of the plan."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence, Sized
+from typing import Any
+
+import torch
+
+from bestepoch import checkpoint, data, loop, model, schedule, selection
+from bestepoch.data import Summary
+from bestepoch.journal import Journal, Row, read, read_after
+from bestepoch.loop import NonFiniteLoss
+from bestepoch.run import Run
+from bestepoch.schema import Settings
+from bestepoch.signals import Interrupted
+from bestepoch.state import State
+from bestepoch.terminal import Training
+
+log = logging.getLogger("bestepoch")
+
+
+class Trainer:
+    """Everything that a training works with, on its device."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        plan: schedule.Plan,
+        split: Summary,
+        device: torch.device,
+        run: Run,
+        journal: Journal,
+        stop: list[int],
+    ) -> None:
+        """Args: ``stop``: holds the number of a signal as soon as one came."""
+        self.settings, self.plan, self.device = settings, plan, device
+        self.run, self.journal, self.stop = run, journal, stop
+        self.images, self.labels = (t.to(device) for t in data.load(split.folder, "train"))
+        self.held_out = [t.to(device) for t in data.load(split.folder, "validation")]
+
+        torch.manual_seed(settings.seed)
+        values = split.values
+        network = model.build(settings.model, split.shape, split.classes, values["pixel_mean"], values["pixel_std"])
+        self.network = network.to(device)
+        weights = tuple(p for p in network.parameters() if p.ndim > 1)
+        self.objective = loop.Objective(settings.loss.label_smoothing, settings.optimizer.l1, weights)
+        self.state = State(network, loop.optimizer(settings.optimizer, network), device)
+
+    def train(self) -> None:
+        """To the end of the plan, or to where early stopping ends it.
+
+        Raises:
+            Interrupted: by a signal; the state is saved.
+            NonFiniteLoss: naming the update, which on the CPU was not made.
+        """
+        state, per_epoch = self.state, self.plan.per_epoch
+        if state.resume(self.run.folder):
+            log.info("going on after iteration %s of %s", f"{state.iteration:,}", f"{self.plan.iterations:,}")
+        self._saved = time.monotonic()
+        self.view = Training(self.plan.iterations, state.iteration)
+        complete = math.ceil(state.iteration / per_epoch) - 1 + state.evaluated  # epochs that have their row
+        past = read(self.journal.epochs)[:complete]
+        try:
+            for epoch in range(complete + 1, self.plan.epochs + 1):
+                reason = selection.stop_reason(past, self.settings.stopping)
+                if reason:
+                    self._stop_early(past[-1], reason)
+                    break
+                row = self._epoch(epoch, [row["val/loss"] for row in past])
+                past.append(row)
+                self.view.epoch(row, self.plan.epochs)
+                if self.stop:
+                    raise Interrupted(self.stop[0])
+        finally:
+            self.view.close()
+            self.run.info["spent"] = self.run.info.get("spent", {}) | state.spent
+
+    def _stop_early(self, last: Row, reason: str) -> None:
+        epoch, scheduler = int(last["epoch"]), self.settings.scheduler
+        self.run.update(stopped={"epoch": epoch, "reason": reason})
+        self.view.line(f"stopped early after epoch {epoch}: {reason}")
+        if schedule.spans_the_plan(scheduler):
+            self.view.line(
+                f"the learning rate was still {last['lr']:.2e}: {scheduler.name} lowers it over all "
+                f"{self.plan.epochs} planned epochs. To have it end low: train.epochs={epoch}"
+            )
+
+    def _epoch(self, epoch: int, history: list[float]) -> Row:
+        """The updates of an epoch, or those that are left of it, then validation; returns its row.
+
+        Args:
+            history: the validation losses of the epochs before.
+        """
+        settings, plan, state = self.settings, self.plan, self.state
+        begin, end = (epoch - 1) * plan.per_epoch, min(epoch * plan.per_epoch, plan.iterations)
+        done = state.iteration
+        losses: list[Any] = []
+        if done > begin:  # resumed inside this epoch
+            rows = read_after(self.journal.iterations, begin)
+            losses = [row["train/loss"] for row in rows if row["iteration"] <= done]
+        # the clock of the epoch stands still while a state is saved
+        started = time.monotonic() - state.seconds - state.spent["checkpoints"]
+
+        def rate(iteration: int) -> float:
+            return schedule.learning_rate(settings.scheduler, settings.optimizer.lr, plan, iteration, history)
+
+        def after(iteration: int, loss: Any, lr: float) -> None:
+            self.journal.iteration(iteration, epoch, loss, lr)
+            losses.append(loss)
+            state.iteration = iteration
+            self.view.iteration(iteration, epoch, loss, lr)
+            if self.journal.not_finite is not None:  # on a GPU, whose losses are looked at when their rows are written
+                raise NonFiniteLoss(*self.journal.not_finite)
+            now = time.monotonic()
+            if self.stop or now - self._saved > settings.checkpoint.every_seconds:
+                state.seconds = now - started - state.spent["checkpoints"]
+                self._save()
+                if self.stop:
+                    raise Interrupted(self.stop[0])
+
+        order = torch.split(data.order(settings.seed, epoch, len(self.images)).to(self.device), plan.batch_size)
+        state.evaluated = False
+        loop.train_epoch(
+            self.network,
+            self.images,
+            self.labels,
+            order[done - begin : end - begin],
+            data.Augment(settings.augment, settings.seed, epoch, len(self.images), self.device),
+            self.objective,
+            state.optimizer,
+            rate,
+            done + 1,
+            after,
+        )
+        seconds = time.monotonic() - started - state.spent["checkpoints"]
+        # those of a GPU are first looked at here, so as not to wait for each
+        losses = [loss if isinstance(loss, float) else loss.item() for loss in losses]
+        for iteration, loss in enumerate(losses, begin + 1):
+            if not math.isfinite(loss):
+                raise NonFiniteLoss(iteration, rate(iteration), loss)
+        with state.clock("validation"):
+            images, labels = self.held_out
+            fared = loop.score(loop.predict(self.network, images), labels)
+        row = {
+            "epoch": epoch,
+            "iteration": end,
+            "train/epoch_loss": _mean_loss(losses, order[: end - begin]),
+            "val/loss": fared.loss,
+            "val/accuracy": fared.accuracy,
+            "lr": rate(end),
+            "seconds": round(seconds, 3),
+        }
+        with state.clock("checkpoints"):
+            # the losses in single precision: for a standard error, not for a sum that must come out
+            result = {"losses": fared.losses.float(), "correct": fared.correct}
+            checkpoint.save(
+                checkpoint.weights_path(self.run.folder, epoch),
+                {"network": self.network.state_dict(), "epoch": epoch, "validation": result},
+            )
+        self.journal.epoch(row)
+        state.evaluated, state.seconds = True, 0.0
+        self._save()
+        return row
+
+    def _save(self) -> None:
+        with self.state.clock("checkpoints"):
+            self.journal.flush(sync=True)  # the record never falls behind the weights
+            if self.journal.not_finite is not None:  # and weights that are spoiled are never kept
+                raise NonFiniteLoss(*self.journal.not_finite)
+            self.state.save(self.run.folder)
+        self._saved = time.monotonic()
+
+
+def _mean_loss(losses: list[float], batches: Sequence[Sized]) -> float:
+    """Over images: the last, smaller batch counts for as much as it holds."""
+    sizes = [len(batch) for batch in batches]
+    return math.fsum(loss * n for loss, n in zip(losses, sizes, strict=True)) / sum(sizes)
