@@ -400,7 +400,8 @@ def write(
     actual = np.arange(500) % classes
     predicted = actual.copy()
     predicted[:mistakes] = (actual[:mistakes] + 1) % classes
-    tested = report.Tested(draw.integers(0, 256, (500, 28, 28), np.uint8), actual, predicted, draw.uniform(0.5, 1, 500), 0.1)
+    images = draw.integers(0, 256, (500, 28, 28), np.uint8)
+    tested = report.Tested(images, actual, predicted, draw.uniform(0.5, 1, 500), seconds=0.1)
     result = {"epoch": len(rows), "val_loss": 0.5, "val_accuracy": 0.9}
     values = {
         "best_epoch": len(rows), "last_epoch": len(rows), "val_loss": 0.5, "val_accuracy": 0.9, "last": result,

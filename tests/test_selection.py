@@ -68,10 +68,10 @@ def table(losses: list[float], accuracies: list[float] | None = None, train: lis
         (table([NAN, 0.3]), "val/loss", "max", 2),
         (table([0.4, 0.3, 0.2], [NAN, 0.7, 0.7]), "val/accuracy", "max", 3),
         (table([0.4, 0.3], [INF, 0.7]), "val/accuracy", "max", 2),
-        # where the metrics are equal, a loss that is no number loses
+        # nor does an epoch whose loss is no number, whatever its accuracy
         (table([NAN, 0.9], [0.9, 0.9]), "val/accuracy", "max", 2),
-        (table([-INF, 0.9], [0.9, 0.9]), "val/accuracy", "max", 2),
-        (table([NAN, NAN], [0.9, 0.9]), "val/accuracy", "max", 1),
+        (table([-INF, 0.9], [0.9, 0.8]), "val/accuracy", "max", 2),
+        (table([INF, 0.9, 0.8], [0.9, 0.7, 0.8]), "val/accuracy", "max", 3),
     ],
 )
 def test_the_best_epoch(rows: list[Row], metric: str, mode: str, best: int) -> None:
@@ -98,8 +98,8 @@ def test_the_best_epoch_is_that_of_a_plain_search() -> None:
         rows = table(losses, accuracies)
         found, least = None, INF
         for row in rows:
-            accuracy, loss = row["val/accuracy"], row["val/loss"] if math.isfinite(row["val/loss"]) else INF
-            if not math.isfinite(accuracy):
+            accuracy, loss = row["val/accuracy"], row["val/loss"]
+            if not (math.isfinite(accuracy) and math.isfinite(loss)):
                 continue
             if (
                 found is None
@@ -112,6 +112,11 @@ def test_the_best_epoch_is_that_of_a_plain_search() -> None:
                 best_epoch(rows, "val/accuracy", "max")
         else:
             assert best_epoch(rows, "val/accuracy", "max") is found
+
+
+def test_without_a_finite_loss_there_is_no_best_accuracy() -> None:
+    with pytest.raises(UsageError, match="No epoch has a finite val/accuracy and val/loss, so there is no best one "):
+        best_epoch(table([NAN, INF], [0.9, 0.9]), "val/accuracy", "max")
 
 
 @pytest.mark.parametrize("losses", [[NAN], [NAN, INF, -INF], []])
@@ -296,6 +301,7 @@ def test_the_reason_names_the_metric_and_the_setting() -> None:
     assert stop_reason(rows, patience(2)) == ("val/loss has not improved for 2 epochs (stopping.patience = 2)")
     # asked late, as by a run that is resumed with its table full already
     assert stop_reason(rows, patience(1)) == "val/loss has not improved for 2 epochs (stopping.patience = 1)"
+    assert stop_reason(rows[:-1], patience(1)) == "val/loss has not improved for 1 epoch (stopping.patience = 1)"
 
 
 def test_without_early_stopping_there_is_never_a_reason() -> None:

@@ -190,7 +190,8 @@ def diagnose(epochs: list[Row], *, lr: float | None = None, classes: int = 10) -
         return found("oscillating", flat, sentence, *third)
     if flat is not None:
         sentence = f"Validation loss has changed by no more than its noise ({limit:.1%}): {since(flat)}."
-        enough = f"{number[flat]} epochs are enough.", f"train.epochs={number[flat]}"
+        so_many = "1 epoch is" if number[flat] == 1 else f"{number[flat]} epochs are"
+        enough = f"{so_many} enough.", f"train.epochs={number[flat]}"
         return found("converged", flat, sentence, *enough, change=v[-1] - v[flat])
     if rising:
         return overfit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,9 @@ def of(epochs: list[Row], chosen: Row, choice: Selection, fared: Fared, stopping
 
 
 def _validation(row: Row) -> dict[str, Any]:
-    return {"epoch": int(row["epoch"]), "val_loss": row["val/loss"], "val_accuracy": row["val/accuracy"]}
+    """JSON has no NaN: a loss that is not finite is none."""
+    loss = row["val/loss"] if math.isfinite(row["val/loss"]) else None
+    return {"epoch": int(row["epoch"]), "val_loss": loss, "val_accuracy": row["val/accuracy"]}
 
 
 def paired(chosen: np.ndarray, other: np.ndarray) -> dict[str, Any]:

@@ -50,23 +50,24 @@ def best_epoch(epochs: list[Row], metric: str, mode: str, smoothing: int = 1) ->
     """
     values = smoothed(epochs, metric, mode, smoothing)
     if not values:
-        raise UsageError(f"No epoch has a finite {metric}, so there is no best one ({len(epochs)} epochs in the table)")
+        named = metric if metric == "val/loss" else f"{metric} and val/loss"
+        raise UsageError(f"No epoch has a finite {named}, so there is no best one ({len(epochs)} epochs in the table)")
 
     def rank(row: Row) -> tuple[float, float, float]:
-        loss = row["val/loss"] if math.isfinite(row["val/loss"]) else math.inf
-        return values[row["epoch"]], loss, row["epoch"]
+        return values[row["epoch"]], row["val/loss"], row["epoch"]
 
     return min((row for row in epochs if row["epoch"] in values), key=rank)
 
 
 def runner_up(epochs: list[Row], chosen: Row, choice: Selection) -> Row | None:
     """The best of the other epochs, or None where no other has a finite value."""
-    others = [row for row in epochs if row is not chosen and math.isfinite(row[choice.metric])]
-    return best_epoch(others, choice.metric, choice.mode) if others else None
+    others = [row for row in epochs if row is not chosen]
+    ranked = smoothed(others, choice.metric, choice.mode)
+    return best_epoch(others, choice.metric, choice.mode) if ranked else None
 
 
 def smoothed(epochs: list[Row], metric: str, mode: str, window: int = 1) -> dict[float, float]:
-    """What a choice goes by: epoch to value, lower is better, without the epochs that have no finite value.
+    """What a choice goes by: epoch to value, lower is better, without the epochs that have no finite value or val/loss.
 
     Each is the mean of the finite values among the ``window`` epochs around it; at the ends of the table there are
     fewer.
@@ -74,7 +75,8 @@ def smoothed(epochs: list[Row], metric: str, mode: str, window: int = 1) -> dict
     if metric not in get_args(Metric):
         raise UsageError(f"{metric} is no column of epochs.csv; there are: {', '.join(get_args(Metric))}")
     sign = 1.0 if mode == "min" else -1.0
-    finite = {row["epoch"]: sign * row[metric] for row in epochs if math.isfinite(row[metric])}
+    usable = (row for row in epochs if math.isfinite(row[metric]) and math.isfinite(row["val/loss"]))
+    finite = {row["epoch"]: sign * row[metric] for row in usable}
     if window == 1:
         return finite
     around = {epoch: [value for e, value in finite.items() if abs(e - epoch) <= window // 2] for epoch in finite}
@@ -111,7 +113,8 @@ def _waited(epochs: list[Row], menu: Patience) -> str | None:
             waited += 1
     if waited < menu.patience:
         return None
-    return f"{menu.metric} has not improved for {waited} epochs (stopping.patience = {menu.patience})"
+    long = "1 epoch" if waited == 1 else f"{waited} epochs"
+    return f"{menu.metric} has not improved for {long} (stopping.patience = {menu.patience})"
 
 
 def _level(epochs: list[Row], menu: Level) -> str | None:
