@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import itertools
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -421,3 +422,10 @@ def test_the_data_set_that_may_stand_in_is_tracked_as_well() -> None:
     assert possible == {"mnist_sample"}
     for entry in entries:
         assert tracked("fetch", {"data": entry})["conf/data/mnist_sample.yaml"] is None  # all of it
+
+
+def test_git_holds_nothing_that_a_stage_makes() -> None:
+    held = subprocess.run(
+        ["git", "ls-files", "data", "results"], cwd=CHECKOUT, capture_output=True, text=True, check=True
+    ).stdout
+    assert {Path(name).name for name in held.split()} == {".gitignore"}

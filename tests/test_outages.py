@@ -310,6 +310,19 @@ def test_a_courier_that_is_killed_is_replaced_and_nothing_comes_twice(
     is_whole(copy, live.store(copy), untracked)
 
 
+def test_a_courier_that_dies_before_there_is_a_run_is_replaced(
+    training: Callable[..., Slow], copy: Path, untracked: Weights
+) -> None:
+    slow = training()
+    live.Started.until(slow, lambda: couriers(slow))
+    (courier,) = couriers(slow)
+    courier.kill()
+    assert not list(copy.glob("runs/*/run.json"))  # training is still at its imports
+    assert slow.end() == 0, slow.printed()
+    assert "warning" not in slow.printed()
+    is_whole(copy, live.store(copy), untracked)
+
+
 def test_a_courier_that_dies_again_and_again_leaves_the_rest_to_sync(
     training: Callable[..., Slow], copy: Path, untracked: Weights
 ) -> None:

@@ -57,10 +57,7 @@ def test_the_commands_run_in_the_order_of_the_readme(project: Path) -> None:
     for command in COMMANDS:
         if command in NOT_HERE or command in SERVERS:
             continue
-        if "<name>" in command:
-            newest = max((project / "runs").glob("*/run.json"), key=lambda path: path.stat().st_mtime).parent.name
-            command = command.replace("<name>", newest)
-        run(project, *shlex.split(command))
+        run(project, *shlex.split(with_names(command, project)))
         if command.startswith("dvc exp run --queue"):
             assert "Queued" in run(project, "dvc", "queue", "status")
             run(project, "dvc", "queue", "remove", "--all")
@@ -70,10 +67,21 @@ def test_the_commands_run_in_the_order_of_the_readme(project: Path) -> None:
     known = trainings(project)
     assert {r.data.params.get("optimizer") for r in known} >= {"sgd", "adamw"}
     parents = [r for r in known if r.data.tags.get("sweep") and "mlflow.parentRunId" not in r.data.tags]
-    assert len(parents) == 1
-    children = [r for r in known if r.data.tags.get("mlflow.parentRunId") == parents[0].info.run_id]
-    settings = {(r.data.params["optimizer"], r.data.params["optimizer.lr"]) for r in children}
-    assert settings == {("sgd", "0.01"), ("sgd", "0.1"), ("adamw", "0.01"), ("adamw", "0.1")}
+    jobs = [[r for r in known if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id] for parent in parents]
+    varied = [
+        {tuple(r.data.params.get(key) for key in ("optimizer", "optimizer.lr", "seed", "split.fold")) for r in children}
+        for children in jobs
+    ]
+    assert sorted(varied, key=str) == sorted(
+        [
+            {(name, lr, "0", None) for name in ("sgd", "adamw") for lr in ("0.01", "0.1")},
+            {("adamw", "0.001", str(seed), None) for seed in range(5)},
+            {("adamw", "0.01", "0", str(fold)) for fold in range(5)},
+        ],
+        key=str,
+    )
+    assert len(list((project / "runs").glob("*/*/study/study.json"))) == 2
+    assert len(list((project / "runs/studies").glob("*/study.json"))) == 1
     assert all(r.info.status == "FINISHED" for r in known)
     (text,) = re.findall(r"`(params\..*?> 0\.99)`", README)
     client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
@@ -81,6 +89,24 @@ def test_the_commands_run_in_the_order_of_the_readme(project: Path) -> None:
     found = client.search_runs([number], text.replace("0.99", "0.5").replace("sgd", "adamw"))
     assert found
     assert all(r.data.params["optimizer"] == "adamw" and r.data.metrics["test/accuracy"] > 0.5 for r in found)
+
+
+def with_names(command: str, project: Path) -> str:
+    """A command as a person would type it who wants the newest of what there is."""
+
+    def newest(kind: str) -> list[str]:
+        paths = sorted((project / "runs").glob(kind), key=lambda path: path.stat().st_mtime, reverse=True)
+        return [path.parent.name for path in paths]
+
+    for named, kind, place in (
+        ("sweeps/<name>", "sweeps/*/jobs.csv", 0),
+        ("<name>", "*/run.json", 0),
+        ("<one>", "*/run.json", 0),
+        ("<another>", "*/run.json", 1),
+    ):
+        if named in command:
+            command = command.replace(named, named.partition("<")[0] + newest(kind)[place])
+    return command
 
 
 @pytest.mark.parametrize("command", SERVERS)

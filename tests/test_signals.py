@@ -108,19 +108,26 @@ def test_training_stops_when_its_dvc_is_killed_and_the_next_repro_goes_on(
     assert live.tensorboard_points(folder) == live.as_float32(points)
 
 
-def test_a_training_that_outlives_its_dvc_from_the_start_does_not_begin(split: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", ["fetch", "split", "train", "evaluate"])
+def test_a_stage_that_outlives_its_dvc_from_the_start_does_not_begin(stage: str, split: Path, tmp_path: Path) -> None:
+    """The next `dvc repro` may already be at work on the same files."""
     copy = shutil.copytree(split, tmp_path / "project")
+    if stage == "evaluate":
+        pipeline.edit(copy / "params.yaml", f"epochs: {EPOCHS} ", "epochs: 1 ")
+        pipeline.run(copy, "dvc", "repro", "train")
+    before = {path: path.stat().st_mtime_ns for path in copy.glob("data/*/*")}
     with (tmp_path / "said").open("w+") as said:
-        repro = subprocess.Popen(
-            ["dvc", "repro", "train"], cwd=copy, env=pipeline.environment(), stdout=said, stderr=subprocess.STDOUT
-        )
-        until(lambda: any(words[-3:-1] == ["-m", "bestepoch.train"] for words in alive(copy)))
+        command = ["dvc", "repro", "--single-item", "--force", stage]
+        repro = subprocess.Popen(command, cwd=copy, env=pipeline.environment(), stdout=said, stderr=subprocess.STDOUT)
+        until(lambda: any("-m" in words and f"bestepoch.{stage}" in words for words in alive(copy)))
         repro.kill()  # while the command is at its imports: its parent is not DVC any more when it looks
         repro.wait()
         until(lambda: not alive(copy), 15)
         said.seek(0)
         assert "dvc is gone; stopping as well" in said.read()
-    assert not list(copy.glob("runs/*/epochs.csv"))
+    made = {"fetch": "data/download/*", "split": "data/split/*.npz", "train": "runs/*/epochs.csv"}
+    left = [path for path in copy.glob(made.get(stage, "results/evaluate/*.*")) if path.name != ".gitignore"]
+    assert [path for path in left if path.stat().st_mtime_ns != before.get(path)] == []
 
 
 @pytest.fixture(scope="module")

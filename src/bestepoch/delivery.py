@@ -39,6 +39,8 @@ class Courier:
         with self._changed:
             self._requests[str(run)], self._places[str(run)] = [], {}
             self._ask(str(run), request)
+            if self._process.poll() is not None:  # it died while there was nothing to do
+                self._start_again()
 
     def close(self, run: Path, wait: float, status: str, **info: Any) -> dict[str, Any]:
         """Have the rest delivered and the run ended; the places of the trackers that have it all in time."""
@@ -94,11 +96,17 @@ class Courier:
                 self._changed.notify_all()
         process.wait()
         with self._changed:
-            if self._requests and self._restarts:
-                self._restarts -= 1
-                self._start()
-                for request in [r for requests in self._requests.values() for r in requests]:
-                    self._tell(request)
+            if self._requests and process is self._process:
+                self._start_again()
+
+    def _start_again(self) -> None:
+        """After its death: another one, which is told everything that is still to do."""
+        if not self._restarts:
+            return
+        self._restarts -= 1
+        self._start()
+        for request in [r for requests in self._requests.values() for r in requests]:
+            self._tell(request)
 
 
 _courier: Courier | None = None

@@ -14,6 +14,7 @@ from bestepoch.journal import columns, read, write_table
 from bestepoch.project import UsageError
 from bestepoch.run import Run
 from bestepoch.schema import Level, Patience, Selection, Settings
+from bestepoch.signals import stop_with_dvc
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +30,8 @@ def main(settings: Settings) -> None:
     source = find_run(settings.run or PIPELINE_RUN)
     pipeline = source == project.root() / PIPELINE_RUN
     out = project.root() / "results/evaluate" if pipeline else source / "evaluate"
+    if pipeline:
+        stop_with_dvc(out)
     evaluate(settings, source, out, pipeline)
 
 

@@ -16,6 +16,7 @@ from bestepoch.app import launch
 from bestepoch.data import md5
 from bestepoch.project import UsageError
 from bestepoch.schema import Fetch, Idx, Sample, Settings
+from bestepoch.signals import stop_with_dvc
 
 if TYPE_CHECKING:
     import requests
@@ -33,7 +34,9 @@ class Corrupt(Exception):
 
 def main(settings: Settings) -> None:
     """The chosen data set to ``data/download``."""
-    about = fetch(settings.data, settings.fetch, project.root() / "data/download")
+    out = project.root() / "data/download"
+    stop_with_dvc(out)
+    about = fetch(settings.data, settings.fetch, out)
     log.info("%s: %s, in data/download", about["name"], about["source"])
 
 

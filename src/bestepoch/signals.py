@@ -56,7 +56,8 @@ def _holder(out: Path) -> int | None:
     """The process that makes ``out`` by DVC's lock file, dead or alive; None where the file does not say."""
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError, StopIteration):
         lock = json.loads((project.root() / ".dvc/tmp/rwlock").read_text(encoding="utf-8"))
-        return next(int(info["pid"]) for path, info in lock["write"].items() if out in Path(path).parents)
+        held = ((Path(path), info) for path, info in lock["write"].items())
+        return next(int(info["pid"]) for path, info in held if out in (path, *path.parents))
     return None
 
 

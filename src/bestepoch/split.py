@@ -18,6 +18,7 @@ from bestepoch.app import launch
 from bestepoch.data import Bytes, read_idx
 from bestepoch.project import UsageError
 from bestepoch.schema import Settings, Split
+from bestepoch.signals import stop_with_dvc
 
 log = logging.getLogger("bestepoch")
 PARTS = ("train", "validation", "test")
@@ -25,7 +26,9 @@ PARTS = ("train", "validation", "test")
 
 def main(settings: Settings) -> None:
     """``data/raw`` to ``data/split``."""
-    summary = split(project.root() / "data/raw", project.root() / "data/split", settings.split)
+    out = project.root() / "data/split"
+    stop_with_dvc(out)
+    summary = split(project.root() / "data/raw", out, settings.split)
     announce(summary)
 
 
