@@ -304,7 +304,12 @@ def sections(module: str, stage: str) -> set[str]:
             if isinstance(argument.annotation, ast.Name) and argument.annotation.id == "Settings"
         }
         for node in ast.walk(function):
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in names:
+            if not isinstance(node, ast.Attribute):
+                continue
+            kept = ast.unparse(node.value) in ("self.settings", "settings")  # by an object, or under a local name
+            if kept and node.attr in Settings.model_fields:
+                found.add(node.attr)
+            elif isinstance(node.value, ast.Name) and node.value.id in names:
                 if node.attr == "training":
                     found |= set(config.checked([], False)[1].training())
                 elif node.attr in Settings.model_fields:
