@@ -54,7 +54,7 @@ class Curve:
 
     def __init__(self, values: np.ndarray) -> None:
         n = len(values)
-        logs = np.log(np.maximum(values, max(1e-9 * values.max(), 1e-300)))  # a loss of 0 has no logarithm
+        self.logs = logs = np.log(np.maximum(values, max(1e-9 * values.max(), 1e-300)))  # a loss of 0 has no logarithm
         # Every epoch of a short table counts; a median leaves slopes and steps where they are and drops single spikes.
         width = max(3, n // 20 | 1) if n >= RECENT else 1
         # Narrower at the start, where losses are steep; at the end, where the answer is, never below three epochs.
@@ -65,11 +65,18 @@ class Curve:
         self.tolerance = min(max(SIGMAS * self.noise / math.sqrt(width), LEAST), SWING)
 
     def flat_since(self) -> int | None:
-        """The first index from which on the level stays what it is at the end; None where that is not long enough."""
+        """The first index from which on the level stays what it is at the end, and where the value is as low as that.
+
+        None where that is not long enough.
+        """
         n, end = len(self.level), max(3, len(self.level) // 10)  # for a while, a slow fall looks flat as well
-        away = np.flatnonzero(np.abs(self.level - np.median(self.level[-end:])) > self.tolerance)
-        first = 1 + int(np.append(-1, away)[-1])
-        return first if n - first >= min(end, max(2, n - 1)) else None
+        last = np.median(self.level[-end:])
+        first = 1 + int(np.append(-1, np.flatnonzero(np.abs(self.level - last) > self.tolerance))[-1])
+        if n - first < min(end, max(2, n - 1)):
+            return None
+        # within the tolerance a slow fall may still be going on: so many epochs are enough that end as low (95 %)
+        low = np.flatnonzero(self.logs[first : n - 1] - last <= max(2 * self.noise, LEAST))
+        return first + int(np.append(low, 0)[0])
 
     def rises(self, scale: float) -> list[tuple[int, int]]:
         """The large rises among the last epochs, as indices (low, high), if there are two and no schedule ended them.
