@@ -174,7 +174,7 @@ def lightning(task: Task) -> Callable[[], None]:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    held = list(zip(task.held_images.split(1000), task.held_labels.split(1000), strict=True))
+    held = list(zip(task.held_images.split(200), task.held_labels.split(200), strict=True))
     return lambda: trainer.fit(Module(), Batches(), DataLoader(held, batch_size=None))
 
 

@@ -30,6 +30,9 @@ log = logging.getLogger("bestepoch")
 
 EVERY_SECONDS = 2.0
 LONGEST_PAUSE = 30.0
+# How far it stands back: training may use every core, and each of its threads waits for the slowest one. What it does
+# not come to meanwhile is done when training has ended and the cores are free.
+NICENESS = 10
 CHUNK = 5000  # rows held in memory at once, however far behind a tracker is
 
 
@@ -207,6 +210,8 @@ def main(wanted: list[str]) -> None:
     log.propagate = False
     for name in wanted:
         (MlflowTracker if name == MlflowTracker.name else TensorBoardTracker).load()
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)
     gc.freeze()  # hundreds of thousands of objects of the imports, not to be looked through again and again
     shipments: dict[str, Shipment] = {}
     left: list[Shipment] = []

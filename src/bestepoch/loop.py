@@ -98,10 +98,11 @@ def train_epoch(
 
 
 @torch.inference_mode()
-def predict(network: nn.Module, images: Tensor, batch_size: int = 1000) -> Tensor:
+def predict(network: nn.Module, images: Tensor) -> Tensor:
     """Logits (n, classes), in evaluation mode, on the device of the network."""
     network.eval()
     device = next(network.parameters()).device
+    batch_size = 200 if device.type == "cpu" else 2000  # what a processor's caches hold is done twice as fast
     return torch.cat([network(part.to(device)) for part in torch.split(images, batch_size)])
 
 
