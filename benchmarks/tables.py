@@ -20,6 +20,12 @@ VARIANTS = {
     "bestepoch-off": "bestepoch, tracking off",
     "bestepoch": "bestepoch, everything on",
 }
+OUTAGES = {
+    "at hand": "at hand (SQLite)",
+    "absent": "a server that is not there",
+    "failing": "a server that answers 500",
+    "hanging": "a server that never answers",
+}
 MODELS = {"mlp": "MLP", "cnn": "CNN"}
 
 
@@ -62,6 +68,19 @@ def flat(results: dict[str, Any]) -> str:
         f"On disk, an iteration: {size['journal']:.0f} bytes in `iterations.csv`, {size['mlflow']:.0f} in MLflow's "
         f"database, {size['tensorboard']:.0f} in the event files. {pace}, peak memory {results['peak']:,.0f} MB, "
         f"{_machine(results)}. Made by `make bench`.",
+    )
+
+
+def outages(results: dict[str, Any]) -> str:
+    """What training itself took while MLflow was in trouble."""
+    seconds = results["seconds"]
+    lines = [["MLflow", "training's own time", "÷ at hand"]]
+    for name, label in OUTAGES.items():
+        lines.append([label, f"{median(seconds[name]):.1f} s", _ratio(seconds[name], seconds["at hand"])])
+    return _block(
+        lines,
+        f"{results['epochs']} epochs of the default experiment, {results['data']}, median of "
+        f"{len(seconds['at hand'])} paired rounds (smallest to largest), {_machine(results)}. Made by `make bench`.",
     )
 
 
@@ -118,7 +137,7 @@ def _block(lines: list[list[str]], note: str) -> str:
     return "\n".join([*rows, "", *textwrap.wrap(note, 120, break_long_words=False, break_on_hyphens=False)]) + "\n"
 
 
-TABLES = {"tracking": tracking, "flat": flat, "kills": kills}
+TABLES = {"tracking": tracking, "flat": flat, "outages": outages, "kills": kills}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

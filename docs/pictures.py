@@ -1,5 +1,6 @@
-"""The pictures in the README, from what is there after `make repro`: python docs/pictures.py
+"""The pictures in the README: python docs/pictures.py
 
+From what is there after `make repro` and `python -m bestepoch.train -m +experiment=how_many_epochs data=mnist_sample`.
 Needs Chromium (Debian's package, or CHROMIUM=/path/to/it).
 """
 
@@ -25,7 +26,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
-    """Write docs/report.png and docs/mlflow.png."""
+    """Write docs/report.png, docs/mlflow.png and docs/study.png."""
+    studies = ROOT.glob("runs/sweeps/*/study/study.png")
+    shutil.copyfile(max(studies, key=lambda path: path.stat().st_mtime), ROOT / "docs/study.png")
     place = json.loads((ROOT / "results/train/run.json").read_text())["mlflow"]
     experiment = MlflowClient(place["uri"]).get_run(place["run_id"]).info.experiment_id
     with sync_playwright() as playwright:

@@ -76,3 +76,27 @@ def test_a_lost_or_doubled_point_fails_the_benchmark(
         shutil.copyfile(events, events.with_name(f"{events.name}.again"))
     with pytest.raises(ValueError, match=f"{tracker} has"):
         check(folder, UPDATES)
+
+
+def test_the_outages_are_measured_and_shown(tables: Any, tmp_path: Path) -> None:
+    tiny = ["--data=mnist_sample", "--rounds=1", "--epochs=1"]
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "outages.py"), *tiny, "--out=results.json"],
+        cwd=tmp_path,
+        env=live.environment(live.CHECKOUT),
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert set(results["seconds"]) == set(tables.OUTAGES)
+    assert all(len(times) == 1 and times[0] > 0 for times in results["seconds"].values())
+    assert done.stdout == tables.outages(results) + "\n"
+
+
+def test_the_readme_shows_the_committed_results(tables: Any) -> None:
+    text = (live.CHECKOUT / "README.md").read_text()
+    assert tables.replaced(text) == text, "python benchmarks/tables.py --write"
+    with pytest.raises(ValueError, match="bench:kills 0 times"):
+        tables.replaced(text.replace("<!-- bench:kills -->", ""))
