@@ -196,7 +196,7 @@ def short(override: str) -> str:
     key, _, value = override.lstrip("+~").partition("=")
     if "${" in value:
         return ""  # MLproject's way to say: as it is
-    return value if key in MENUS else key.rsplit(".", 1)[-1] + value
+    return value if key in (*MENUS, "experiment") else key.rsplit(".", 1)[-1] + value
 
 
 def slug(parts: list[str]) -> str:
