@@ -324,7 +324,8 @@ def test_eight_trainings_started_at_the_same_moment_are_eight_runs(template: Pat
         ]
         assert [training.end() for training in started] == [0] * 8, "".join(t.printed() for t in started)
         # neither the store that all of them made, nor anything else, was in the way
-        assert not [t.printed() for t in started if "warning" in t.printed().lower()]
+        printed = "".join(training.printed() for training in started)
+        assert [line for line in printed.splitlines() if "warning" in line.lower()] == []
     client = MlflowClient(tracking_uri=live.store(copy))
     runs = {run.info.run_name: run for run in live.mlflow_runs(client)}
     assert len(runs) == len(live.mlflow_runs(client)) == 8

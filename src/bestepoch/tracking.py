@@ -188,7 +188,12 @@ class MlflowTracker:
             source=json.dumps({"uri": data["folder"]}),
             profile=json.dumps({**data["sizes"], "checksum": data["checksum"]}),
         )
-        mlflow.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
+        inputs = [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])]
+        try:
+            mlflow.log_inputs(run_id, inputs)
+        except Exception:
+            # MLflow looks whether it has the data set, then adds it; another run's may have come in between
+            mlflow.log_inputs(run_id, inputs)
         try:
             mlflow.log_dict(run_id, info["config"], "config.yaml")
         except Exception as error:  # files have a place of their own, which may fail alone; the curves need it not
