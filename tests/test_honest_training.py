@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
 
-from bestepoch import checkpoint, config, data, loop, model, train
+from bestepoch import checkpoint, config, data, loop, model, train, trainer
 from bestepoch.data import Augment, Summary
 from bestepoch.journal import read
 from bestepoch.loop import NonFiniteLoss, Objective
@@ -225,13 +225,13 @@ def test_the_last_smaller_batch_counts_for_as_much_as_it_holds(watched: Watched)
         with pytest.raises(AssertionError, match="not the mean over images"):
             check_epoch_loss(sum(losses) / len(losses), losses, sizes)
     batches = [torch.zeros(100), torch.zeros(100), torch.zeros(50)]
-    assert train._mean_loss([1.0, 2.0, 4.0], batches) == (100 + 200 + 200) / 250
+    assert trainer._mean_loss([1.0, 2.0, 4.0], batches) == (100 + 200 + 200) / 250
 
 
 def test_losses_that_stayed_on_a_device_are_looked_at_when_the_epoch_ends() -> None:
-    assert train._finite([1.0, torch.tensor(2.0)], 540, lambda _iteration: 0.1) == [1.0, 2.0]
+    assert trainer._finite([1.0, torch.tensor(2.0)], 540, lambda _iteration: 0.1) == [1.0, 2.0]
     with pytest.raises(loop.NonFiniteLoss, match=r"nan at iteration 543 \(learning rate 0\.1\)"):
-        train._finite([1.0, torch.tensor(2.0), torch.tensor(float("nan"))], 540, lambda _iteration: 0.1)
+        trainer._finite([1.0, torch.tensor(2.0), torch.tensor(float("nan"))], 540, lambda _iteration: 0.1)
 
 
 def test_validation_is_of_the_plain_images_with_the_weights_after_the_epoch(watched: Watched, sample: Summary) -> None:
@@ -804,7 +804,7 @@ def parts_loaded(source: str) -> list[str]:
 def test_only_evaluate_loads_the_test_split() -> None:
     loaded = {path.stem: parts_loaded(path.read_text()) for path in PACKAGE.glob("*.py")}
     assert {name: parts for name, parts in loaded.items() if parts} == {
-        "train": ["train", "validation"],
+        "trainer": ["train", "validation"],
         "evaluate": ["test"],
     }
 
@@ -818,8 +818,8 @@ def test_only_the_split_and_its_reader_know_the_files() -> None:
 
 
 def test_another_use_of_the_test_split_would_be_found() -> None:
-    source = (PACKAGE / "train.py").read_text()
-    line = '    held_images, held_labels = (t.to(device) for t in data.load(split.folder, "validation"))\n'
+    source = (PACKAGE / "trainer.py").read_text()
+    line = '        self.held_out = [t.to(device) for t in data.load(split.folder, "validation")]\n'
     assert source.count(line) == 1
     assert parts_loaded(source.replace(line, line.replace("validation", "test"))) == ["train", "test"]
     assert parts_loaded(source.replace(line, line.replace('"validation"', "part"))) == ["train", "?"]
@@ -865,7 +865,7 @@ def test_training_gets_by_without_the_test_split(sample: Summary, tmp_path: Path
 def test_training_that_opens_the_test_split_would_be_found(sample: Summary, tmp_path: Path) -> None:
     folder = project_with_split(tmp_path, sample)
     (folder / "data/split/test.npz").unlink()
-    source = folder / "src/bestepoch/train.py"
+    source = folder / "src/bestepoch/trainer.py"
     source.write_text(
         source.read_text().replace('data.load(split.folder, "validation")', 'data.load(split.folder, "test")')
     )

@@ -74,8 +74,8 @@ def test_the_commands_run_in_the_order_of_the_readme(project: Path) -> None:
     ]
     assert sorted(varied, key=str) == sorted(
         [
-            {(name, lr, "0", None) for name in ("sgd", "adamw") for lr in ("0.01", "0.1")},
-            {("adamw", "0.001", str(seed), None) for seed in range(5)},
+            {(name, lr, "0", "None") for name in ("sgd", "adamw") for lr in ("0.01", "0.1")},
+            {("adamw", "0.001", str(seed), "None") for seed in range(5)},
             {("adamw", "0.01", "0", str(fold)) for fold in range(5)},
         ],
         key=str,

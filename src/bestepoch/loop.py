@@ -98,11 +98,12 @@ def train_epoch(
 
 
 @torch.inference_mode()
-def predict(network: nn.Module, images: Tensor) -> Tensor:
+def predict(network: nn.Module, images: Tensor, batch_size: int | None = None) -> Tensor:
     """Logits (n, classes), in evaluation mode, on the device of the network."""
     network.eval()
     device = next(network.parameters()).device
-    batch_size = 200 if device.type == "cpu" else 2000  # what a processor's caches hold is done twice as fast
+    if batch_size is None:
+        batch_size = 200 if device.type == "cpu" else 2000  # what a processor's caches hold is done twice as fast
     return torch.cat([network(part.to(device)) for part in torch.split(images, batch_size)])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence, Sized
+from collections.abc import Callable, Sequence, Sized
 from typing import Any
 
 import torch
@@ -137,11 +137,7 @@ class Trainer:
             after,
         )
         seconds = time.monotonic() - started - state.spent["checkpoints"]
-        # those of a GPU are first looked at here, so as not to wait for each
-        losses = [loss if isinstance(loss, float) else loss.item() for loss in losses]
-        for iteration, loss in enumerate(losses, begin + 1):
-            if not math.isfinite(loss):
-                raise NonFiniteLoss(iteration, rate(iteration), loss)
+        losses = _finite(losses, begin, rate)
         with state.clock("validation"):
             images, labels = self.held_out
             fared = loop.score(loop.predict(self.network, images), labels)
@@ -173,6 +169,19 @@ class Trainer:
                 raise NonFiniteLoss(*self.journal.not_finite)
             self.state.save(self.run.folder)
         self._saved = time.monotonic()
+
+
+def _finite(losses: list[Any], begin: int, rate: Callable[[int], float]) -> list[float]:
+    """An epoch's losses as numbers. Those of a GPU are first looked at here, so as not to wait for each.
+
+    Raises:
+        NonFiniteLoss: naming the first update whose loss is NaN or infinite.
+    """
+    values = [loss if isinstance(loss, float) else loss.item() for loss in losses]
+    for iteration, value in enumerate(values, begin + 1):
+        if not math.isfinite(value):
+            raise NonFiniteLoss(iteration, rate(iteration), value)
+    return values
 
 
 def _mean_loss(losses: list[float], batches: Sequence[Sized]) -> float:
