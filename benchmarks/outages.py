@@ -1,6 +1,6 @@
 """What a tracker that is down costs training: the time of the epochs with MLflow at hand and with a server in trouble.
 
-Paired rounds on the default experiment. Takes ten minutes with the defaults, on a machine that should do nothing else.
+Paired rounds on the default experiment. Takes four minutes with the defaults, on a machine that should do nothing else.
 """
 
 from __future__ import annotations

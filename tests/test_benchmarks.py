@@ -28,13 +28,10 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("tables")
 
 
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
-    """The folder as the last variant, bestepoch, left it; the results; what was printed."""
-    folder = tmp_path_factory.mktemp("benchmark")
-    tiny = ["--data=mnist_sample", "--rounds=1", "--models=mlp", "--epochs-mlp=1", "--variants", *VARIANTS[1:]]
+def benchmark(name: str, folder: Path, *options: str) -> tuple[dict[str, Any], str]:
+    """The results and what was printed."""
     done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "tracking.py"), *tiny, f"--folder={folder / 'work'}", "--out=results.json"],
+        [sys.executable, str(BENCHMARKS / f"{name}.py"), *options, "--out=results.json"],
         cwd=folder,
         env=live.environment(live.CHECKOUT),
         capture_output=True,
@@ -42,7 +39,15 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         timeout=180,
     )
     assert done.returncode == 0, done.stderr
-    return folder / "work", json.loads((folder / "results.json").read_text()), done.stdout
+    return json.loads((folder / "results.json").read_text()), done.stdout
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
+    """The folder as the last variant, bestepoch, left it; the results; what was printed."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    tiny = ["--data=mnist_sample", "--rounds=1", "--models=mlp", "--epochs-mlp=1", "--variants", *VARIANTS[1:]]
+    return folder / "work", *benchmark("tracking", folder, *tiny, f"--folder={folder / 'work'}")
 
 
 def test_every_variant_is_measured_and_shown(measured: Any, tables: Any) -> None:
@@ -80,19 +85,10 @@ def test_a_lost_or_doubled_point_fails_the_benchmark(
 
 def test_the_outages_are_measured_and_shown(tables: Any, tmp_path: Path) -> None:
     tiny = ["--data=mnist_sample", "--rounds=1", "--epochs=1"]
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "outages.py"), *tiny, "--out=results.json"],
-        cwd=tmp_path,
-        env=live.environment(live.CHECKOUT),
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    assert done.returncode == 0, done.stderr
-    results = json.loads((tmp_path / "results.json").read_text())
+    results, printed = benchmark("outages", tmp_path, *tiny)
     assert set(results["seconds"]) == set(tables.OUTAGES)
     assert all(len(times) == 1 and times[0] > 0 for times in results["seconds"].values())
-    assert done.stdout == tables.outages(results) + "\n"
+    assert printed == tables.outages(results) + "\n"
 
 
 def test_the_readme_shows_the_committed_results(tables: Any) -> None:

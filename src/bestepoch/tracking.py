@@ -191,8 +191,10 @@ class MlflowTracker:
         inputs = [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])]
         try:
             mlflow.log_inputs(run_id, inputs)
-        except Exception:
-            # MLflow looks whether it has the data set, then adds it; another run's may have come in between
+        except Exception as error:
+            if "unique" not in str(error).lower():  # as SQLite and PostgreSQL say it
+                raise
+            # MLflow looks whether it has the data set, then adds it; another run's has come in between
             mlflow.log_inputs(run_id, inputs)
         try:
             mlflow.log_dict(run_id, info["config"], "config.yaml")
