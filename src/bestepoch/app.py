@@ -30,20 +30,23 @@ def launch(task: Callable[[Settings], float | None], sweep_task: SweepTask | Non
     from hydra.errors import CompactHydraException
 
     _log_to_terminal()
-    config.register()
     arguments = get_args_parser().parse_args()
     sweep: Sweep | None = None
 
     def job(cfg: object) -> float | None:
-        settings = config.settings(cfg)  # type: ignore[arg-type]
+        _log_to_terminal()  # in the process of a launcher, it is the first to ask for it
+        if sweep is not None:
+            sweep.enter()
         try:
             with _plain_disk_errors():
+                settings = config.settings(cfg)  # type: ignore[arg-type]
                 return task(settings) if sweep is None or sweep_task is None else sweep_task(settings, sweep)
         except UsageError as error:
             if sweep is None:
                 return fail(error)
             raise CompactHydraException(str(error)) from None  # of these Hydra shows the message alone
 
+    watched: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     try:
         with _plain_disk_errors():
             folder = project.root() / "conf"
@@ -57,14 +60,13 @@ def launch(task: Callable[[Settings], float | None], sweep_task: SweepTask | Non
                 if arguments.multirun:
                     from bestepoch.sweep import Sweep
 
-                    sweep = Sweep.start(given, first)
-                    sys.argv.append(f"hydra.sweep.dir='{sweep.folder}'")
-        hydra.main(version_base="1.3", config_path=str(folder), config_name="config")(job)()
+                    sweep, more = Sweep.start(given, first)
+                    sys.argv += [*more, f"hydra.sweep.dir='{sweep.folder}'"]
+                    watched = sweep.watched()
+        with watched:
+            hydra.main(version_base="1.3", config_path=str(folder), config_name="config")(job)()
     except UsageError as error:
         fail(error)
-    finally:
-        if sweep is not None:
-            sweep.finish()
 
 
 @contextlib.contextmanager

@@ -54,13 +54,11 @@ def _param(key: str) -> Any:
 
 def value(key: str) -> Any:
     """One value of ``conf/config.yaml`` as it stands there, for tools that compose nothing."""
-    register()
     return OmegaConf.select(OmegaConf.load(project.root() / "conf/config.yaml"), key)
 
 
-def register() -> None:
-    """Make ``${params:key}`` known to OmegaConf, once a process."""
-    OmegaConf.register_new_resolver("params", _param, replace=True)
+# `${params:key}`. At the import, which is all that comes before composing in the processes that a launcher starts.
+OmegaConf.register_new_resolver("params", _param, replace=True)
 
 
 def _all_params_are_read() -> None:
@@ -120,7 +118,7 @@ def _tag(menu: str) -> str:
 def explain(error: dict[str, Any], values: Any) -> str:
     """One validation error as the setting, its value and what is allowed."""
     loc = [str(part) for part in error["loc"]]
-    if loc[0] in MENUS and len(loc) > 1:
+    if loc[0] in (*MENUS, "sweep") and len(loc) > 1:
         loc.pop(1)  # pydantic names the kind of entry there, which is no part of the key
     # a union reports each alternative's type as a last, technical part of the location
     while len(loc) > 1 and ("[" in loc[-1] or loc[-1] in ("int", "float", "str")):
@@ -251,7 +249,7 @@ def _compose(overrides: list[str], of_hydra: Sequence[str] = ()) -> Settings:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
 
-    menus = {folder.name for folder in (project.root() / "conf").iterdir() if folder.is_dir()}
+    menus = {folder.name for folder in (project.root() / "conf").iterdir() if folder.is_dir()} - {"hydra"}
     chosen = {menu: str(_param(menu)) for menu in MENUS}
     origin = dict.fromkeys(chosen, "params.yaml: ")
     group_lines = []
@@ -264,7 +262,6 @@ def _compose(overrides: list[str], of_hydra: Sequence[str] = ()) -> Settings:
     for menu, name in chosen.items():
         if not name.startswith("${") and name not in choices(menu):
             raise UsageError(f"{origin[menu]}{menu} = {name} is not in conf/{menu}/. {nearest(name, choices(menu))}")
-    register()
     try:
         with initialize_config_dir(str(project.root() / "conf"), version_base="1.3"):
             known = _flat(OmegaConf.to_container(compose("config", group_lines)))

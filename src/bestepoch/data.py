@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import math
@@ -68,9 +69,9 @@ def md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Summary:
-    """What ``summary.json`` says of a split."""
+    """What ``summary.json`` says of a split. Equal are those of the same bytes in the same place."""
 
     folder: Path
     values: dict[str, Any]
@@ -79,6 +80,12 @@ class Summary:
     def read(cls, folder: Path) -> Summary:
         """Raises UsageError where there is no split."""
         return cls(folder, project.read_json(folder / "summary.json", "dvc repro split"))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Summary) and (self.folder, self.checksum) == (other.folder, other.checksum)
+
+    def __hash__(self) -> int:
+        return hash((self.folder, self.checksum))
 
     @property
     def name(self) -> str:
@@ -128,6 +135,13 @@ def load(folder: Path, part: str) -> tuple[torch.Tensor, torch.Tensor]:
             return torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"]).long()
     except FileNotFoundError:
         raise UsageError(f"{project.relative(path)} is not there. Make it with: dvc repro split") from None
+
+
+@functools.lru_cache(maxsize=4)
+def on_device(split: Summary, part: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """`load`, on the device, and once for all jobs that this process trains; nobody may change the tensors."""
+    images, labels = load(split.folder, part)
+    return images.to(device), labels.to(device)
 
 
 def order(seed: int, epoch: int, images: int) -> torch.Tensor:

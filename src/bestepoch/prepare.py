@@ -7,6 +7,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from filelock import FileLock
+
 from bestepoch import project
 from bestepoch.data import Summary
 from bestepoch.project import UsageError
@@ -37,7 +39,10 @@ def split_for(settings: Settings) -> Summary:
         project.home() / "data/prepared" / f"{settings.data.name}-{project.digest(wanted, settings.data.model_dump())}"
     )
     if not (folder / "summary.json").is_file():
-        _prepare(settings, folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / f".{folder.name}.lock"):  # the jobs of a sweep all want it at once
+            if not (folder / "summary.json").is_file():
+                _prepare(settings, folder)
     split = Summary.read(folder)
     if split.offline_sample:
         log.warning("To ask the mirrors of %s again: rm -r %s", split.requested, project.relative(folder))
@@ -56,15 +61,10 @@ def _prepare(settings: Settings, folder: Path) -> None:
     from bestepoch.fetch import fetch
     from bestepoch.split import announce, split
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".beside."))
     try:
         fetch(settings.data, settings.fetch, beside / "raw")
         announce(split(beside / "raw", beside / "split", settings.split))
-        try:
-            (beside / "split").rename(folder)
-        except OSError:
-            if not (folder / "summary.json").is_file():  # else another process was faster, with the same bytes
-                raise
+        (beside / "split").rename(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)

@@ -88,7 +88,10 @@ class Run:
         fingerprint = project.digest(config, data.checksum, code)
         base = project.home() / "runs"
         base.mkdir(exist_ok=True)
-        places = [folder] if folder is not None else sorted(p.parent for p in base.glob("*/run.json"))
+        if folder is not None:  # also where an earlier configuration of the same name made way for it
+            places = [folder, *sorted(folder.parent.glob(f"{folder.name}-[0-9]*"))]
+        else:
+            places = sorted(path.parent for path in base.glob("*/run.json"))
         for place in places:
             run = cls._take(place, fingerprint, folder is not None, settings.publish is not None)
             if run is not None:
@@ -128,8 +131,13 @@ class Run:
         if not (place / "run.json").is_file():
             return None
         run = cls.read(place)
-        if run.info.get("fingerprint") != fingerprint or not run.lock(wait=1.0):  # others look into it for moments
+        if run.info.get("fingerprint") != fingerprint:
             return None
+        if not run.lock(wait=1.0):  # others look into it for moments
+            if not finished:
+                return None
+            log.warning("another process is at work on %s; waiting for it", project.relative(place))
+            run.lock(wait=-1)  # for as long as it takes
         if to_publish and run.info.get("to_publish"):
             # one that was killed before DVC had its results has only the handing over left to do
             finished = run.info.get("published") not in _dvc_lock()

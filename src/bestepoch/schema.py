@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 
@@ -289,12 +289,24 @@ class Tracking(Strict):
     drain_seconds: NotNegative
 
 
+class Sweeping(Strict):
+    fail_fast: bool
+
+
+def _folder_or_options(value: Any) -> str:
+    return "folder" if isinstance(value, str) else "options"
+
+
 Data = Annotated[Idx | Sample, Field(discriminator="kind")]
 Model = Annotated[Mlp | Lenet | Cnn, Field(discriminator="name")]
 Optimizer = Annotated[Sgd | Adam | AdamW | RmsProp, Field(discriminator="name")]
 Scheduler = Annotated[Constant | Step | Exponential | Cosine | OneCycle | Plateau, Field(discriminator="name")]
 AugmentMenu = Annotated[NoAugment | Shift | Affine, Field(discriminator="name")]
 Stopping = Annotated[NoStopping | Patience | Level, Field(discriminator="name")]
+# `sweep=runs/sweeps/<name>` names one; `sweep.fail_fast=true` says how one is run
+Sweep = Annotated[
+    Annotated[Sweeping, Tag("options")] | Annotated[str, Tag("folder")], Discriminator(_folder_or_options)
+]
 
 
 class Settings(Strict):
@@ -315,6 +327,7 @@ class Settings(Strict):
     selection: Selection
     checkpoint: Checkpoint
     tracking: Tracking
+    sweep: Sweep
     run: Annotated[Any, AfterValidator(_one_run_or_several)]
     publish: str | None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -12,8 +13,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
 from bestepoch import project
+
+if TYPE_CHECKING:
+    import psutil
 
 log = logging.getLogger("bestepoch")
 
@@ -40,16 +45,29 @@ def stop_with_dvc(out: Path) -> None:
     holder = _holder(out)
     parents = psutil.Process().parents()
     wanted = (parent for parent in parents if (parent.pid == holder if holder else parent.name() not in SHELLS))
-    dvc = next(wanted, None)
+    _stop_after(next(wanted, None), "dvc is gone; stopping as well")
+
+
+@functools.cache
+def stop_with(number: int) -> None:
+    """Ask this process to stop when the process of that number, which is there now, is gone."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        _stop_after(psutil.Process(number), "the process that began the sweep is gone; stopping as well")
+
+
+def _stop_after(other: psutil.Process | None, told: str) -> None:
+    import psutil
 
     def watch() -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
-            while dvc is not None and dvc.is_running() and dvc.status() != psutil.STATUS_ZOMBIE:
+            while other is not None and other.is_running() and other.status() != psutil.STATUS_ZOMBIE:
                 time.sleep(0.5)
-        log.warning("dvc is gone; stopping as well")
+        log.warning("%s", told)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=watch, name="watch dvc", daemon=True).start()
+    threading.Thread(target=watch, name="watch", daemon=True).start()
 
 
 def _holder(out: Path) -> int | None:
@@ -63,20 +81,37 @@ def _holder(out: Path) -> int | None:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """While inside, SIGTERM and Ctrl-C only leave their number in the list that this yields."""
+    """While inside, SIGTERM and Ctrl-C only leave their number in the list that this yields.
+
+    In a job of submitit it is the signal by which a cluster takes the machine back, while SIGTERM is submitit's.
+    """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received  # only the main thread may be told
         return
 
-    def note(number: int, _frame: FrameType | None) -> None:
+    def note(number: int, frame: FrameType | None) -> None:
         if received:
-            signal.default_int_handler(number, _frame)  # asked twice: at once
+            signal.default_int_handler(number, frame)  # asked twice: at once
         received.append(number)
 
-    old = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    old = {number: signal.signal(number, note) for number in (_taken_back() or signal.SIGTERM, signal.SIGINT)}
     try:
         yield received
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+def _taken_back() -> signal.Signals | None:
+    """The signal for which submitit has a handler, which queues the job again."""
+    if "SUBMITIT_EXECUTOR" not in os.environ:
+        return None
+    return signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"]
+
+
+def leave(number: int) -> NoReturn:
+    """End this process for a signal that was noted, now that all is saved: by submitit's handler where that is it."""
+    if number == _taken_back():
+        signal.raise_signal(number)
+    raise SystemExit(128 + number)

@@ -1,76 +1,174 @@
-"""A multirun: one parent run, one child a job, and a table of all of them at the end."""
+"""A multirun: one parent run, one child a job, a line for each job as it ends, and a table of all of them.
+
+Jobs may run in this process or, by a launcher, in others and on other machines. What they share is the sweep's folder:
+each job notes there how it fares, and the process that began the sweep reads it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import logging
+import math
+import os
+import re
 import shutil
+import signal
+import socket
+import threading
+import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bestepoch import app, project
-from bestepoch.journal import read, write_table
-from bestepoch.run import Run, short, slug
+from bestepoch import app, launcher, project, signals, standings
+from bestepoch.journal import read
+from bestepoch.run import TRAINING_CODE, Run, short, slug
 from bestepoch.schema import Selection, Settings, Tracking
 from bestepoch.selection import best_epoch
+from bestepoch.terminal import Board
 
 log = logging.getLogger("bestepoch")
-COLUMNS = ["overrides", "status", "best_epoch", "metric", "seconds", "run", "error"]
+NOTES = ".jobs"
+EVERY_SECONDS = 0.5
 
 
 @dataclass
 class Sweep:
-    """``folder`` is ``runs/sweeps/<name>``; the same overrides lead to the same folder, where finished jobs stay."""
+    """``folder`` is ``runs/sweeps/<name>``; the same command leads to the same folder, where finished jobs stay.
 
+    Args:
+        overrides: as they were typed, without those that say how, not what, to run.
+        jobs: the overrides of each job; None where a sweeper chooses them on the way.
+    """
+
+    root: Path
     folder: Path
     overrides: list[str]
+    jobs: list[list[str]] | None
     selection: Selection
     tracking: Tracking
-    parent: str | None
+    fail_fast: bool
+    parent: str | None = None
+    host: str = field(default_factory=socket.gethostname)
+    process: int = field(default_factory=os.getpid)
+    began: float = field(default_factory=time.time)
 
     @classmethod
-    def start(cls, overrides: list[str], first: Settings) -> Sweep:
-        """Make the folder and the parent run, before any job starts."""
-        name = slug([short(line) for line in overrides])[:60].rstrip("-_.") + "-" + project.digest(overrides)[:6]
-        folder = project.home() / "runs" / "sweeps" / name
-        shutil.rmtree(folder / ".jobs", ignore_errors=True)
-        (folder / ".jobs").mkdir(parents=True)
-        parent = None
-        if first.tracking.mlflow:
+    def start(cls, overrides: list[str], first: Settings) -> tuple[Sweep, list[str]]:
+        """Make the folder and the parent run, before any job starts.
+
+        Returns:
+            also what is to be added to the overrides: the threads of each job, where several run at once, and what the
+            launcher needs.
+        """
+        if isinstance(first.sweep, str):
+            raise project.UsageError("sweep=<folder> belongs to `python -m bestepoch.promote`; leave it out.")
+        plan = launcher.plan(overrides)
+        more = [] if plan.threads is None else [f"device.threads={plan.threads}"]
+        told = [line for line in overrides if not line.lstrip("+").startswith(("sweep.", "hydra/launcher=", "hydra."))]
+        told += more
+        base = {key: value for key, value in first.training().items() if key != "device"}
+        number = project.digest(told, base, project.code_hashes(TRAINING_CODE))[:6]
+        lines = sorted((line for line in told if line not in more), key=lambda line: not re.search(r"[,(]", line))
+        name = slug([short(line) for line in lines])[:60].rstrip("-_.") or "sweep"  # what varies comes first
+        folder = project.home() / "runs" / "sweeps" / f"{name}-{number}"
+        jobs = None if plan.jobs is None else [job + more for job in plan.jobs]
+        sweep = cls(project.root(), folder, told, jobs, first.selection, first.tracking, first.sweep.fail_fast)
+        sweep._prepare()
+        return sweep, more + plan.of_hydra
+
+    def _prepare(self) -> None:
+        shutil.rmtree(self.folder / NOTES, ignore_errors=True)
+        (self.folder / NOTES).mkdir(parents=True)
+        for old in self.folder.glob("*.error.log"):
+            old.unlink()
+        project.write_json(
+            self.folder / "sweep.json", {"overrides": self.overrides, "selection": self.selection.model_dump()}
+        )
+        if self.tracking.mlflow:
             from bestepoch.tracking import begin_sweep
 
             try:
-                parent = begin_sweep(first.tracking.experiment, folder, overrides)
+                self.parent = begin_sweep(self.tracking.experiment, self.folder, self.overrides)
             except Exception as error:  # the jobs train all the same, each on its own in MLflow
                 log.warning("warning: MLflow does not take the sweep's parent run (%s)", project.first_line(error))
-        log.info("sweep    %s", project.relative(folder))
-        return cls(folder, overrides, first.selection, first.tracking, parent)
+        count = "" if self.jobs is None else f", {len(self.jobs)} jobs"
+        log.info("sweep    %s%s", project.relative(self.folder), count)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Around the jobs, in the process that began the sweep: says how each ended; in the end the table."""
+
+        def stop(number: int, _frame: Any) -> None:
+            raise SystemExit(128 + number)
+
+        before = signal.signal(signal.SIGTERM, stop)
+        ended = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(ended,), name="sweep", daemon=True)
+        watcher.start()
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise SystemExit(128 + signal.SIGINT) from None
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            ended.set()
+            watcher.join()
+            good = self._finish()
+        if not good:
+            raise SystemExit(1)
+
+    def enter(self) -> None:
+        """Go to the project, in a process that was started elsewhere.
+
+        Raises:
+            UsageError: this machine does not have it.
+        """
+        if not (self.root / "dvc.yaml").is_file():
+            raise project.UsageError(
+                f"{self.root} is not there on {socket.gethostname()}. The machines of a sweep share the project's "
+                f"folder, at the same path on each"
+            )
+        if project.root() != self.root:
+            os.chdir(self.root)
 
     @contextlib.contextmanager
     def job(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Around one job: yields the folder for its run and its row of the table, and notes how it ended."""
+        """Around one job, in whichever process: yields the folder for its run and its row of the table.
+
+        An error ends here, in that row and a file with the traceback, so that the other jobs go on.
+        """
         overrides = app.overrides()
-        name = self._job_name(overrides)
-        row: dict[str, Any] = {"overrides": " ".join(overrides), "status": "failed"}
-        log.info("job      %s", row["overrides"])
+        name = self._name(overrides)
+        note = self.folder / NOTES / f"{project.digest(overrides)}.json"
+        row: dict[str, Any] = {"overrides": " ".join(overrides), "name": name, "status": "running"}
+        project.write_json(note, row)
+        if os.getppid() == self.process and self.host == socket.gethostname():
+            signals.stop_with(self.process)  # killed, it leaves its processes running
+        told = log.level
+        log.setLevel(logging.WARNING)  # a job has one line, which the process that began the sweep prints
         try:
             yield self.folder / name, row
             row["status"] = "finished"
         except SystemExit:
             row["status"] = "killed"
             raise
-        except BaseException as error:
-            row["error"] = project.first_line(error)
+        except Exception as error:
+            kind = "" if isinstance(error, project.UsageError) else f"{type(error).__name__}: "
             # beside the folder, which belongs to the run and may not be there yet
-            (self.folder / f"{name}.error.log").write_text(traceback.format_exc())
-            raise
+            where = self.folder / f"{name}.error.log"
+            row.update(status="failed", error=kind + project.first_line(error), traceback=project.relative(where))
+            where.write_text(traceback.format_exc())
         finally:
-            # by the overrides themselves: two of them may make the same name
-            project.write_json(self.folder / ".jobs" / f"{project.digest(overrides)}.json", row)
+            log.setLevel(told)
+            project.write_json(note, row)
+
+    def over(self) -> bool:
+        """Whether no further job is to be started, because one has failed and ``sweep.fail_fast`` says so."""
+        return self.fail_fast and any(note["status"] == "failed" for note in self.notes())
 
     def outcome(self, run: Run) -> dict[str, Any]:
         """What the table says of a job that trained to its end."""
@@ -81,45 +179,86 @@ class Sweep:
             "metric": best[self.selection.metric],
             "seconds": round(sum(row["seconds"] for row in epochs), 1),
             "run": project.relative(run.folder),
+            "before": run.info["ended"] < self.began,
         }
 
-    def _job_name(self, overrides: list[str]) -> str:
+    def notes(self) -> list[dict[str, Any]]:
+        """What the jobs have noted, in the order of their numbers; those that nobody has begun are "not started"."""
+        there = {path.stem: path for path in (self.folder / NOTES).glob("*.json")}
+        planned = [(project.digest(job), job) for job in self.jobs or []]
+        rows = []
+        for key, job in planned:
+            path = there.pop(key, None)
+            waiting = {"overrides": " ".join(job), "name": self._name(job), "status": "not started"}
+            rows.append(waiting if path is None else json.loads(path.read_text()))
+        return rows + [json.loads(path.read_text()) for _, path in sorted(there.items())]
+
+    def _name(self, overrides: list[str]) -> str:
         """What varies in the sweep, since the rest is the same for all of its jobs."""
+        name = self._varied(overrides)
+        alike = [job for job in self.jobs or [] if self._varied(job) == name]
+        return name if len(alike) < 2 else f"{name}-{project.digest(overrides)[:6]}"
+
+    def _varied(self, overrides: list[str]) -> str:
         return slug([short(line) for line in overrides if line not in self.overrides] or ["job"])
 
-    def finish(self) -> None:
-        """The table of all jobs, best first, on the terminal, in ``jobs.csv`` and in the parent run."""
-        notes = [json.loads(path.read_text()) for path in sorted((self.folder / ".jobs").glob("*.json"))]
-        metric = self.selection.metric
+    def _watch(self, ended: threading.Event) -> None:
+        """One line for each job: on a terminal while it runs, and everywhere when it has ended."""
+        told: set[str] = set()
+        best = math.inf
         sign = 1 if self.selection.mode == "min" else -1
-        notes.sort(key=lambda n: (n["status"] != "finished", sign * n.get("metric", 0.0)))
-        columns = [metric if c == "metric" else c for c in COLUMNS]
+        with Board() as board:
+            last = False
+            while not last:
+                last = ended.wait(EVERY_SECONDS)
+                running = []
+                notes = self.notes()
+                for number, note in enumerate(notes, 1):
+                    begin = f"{number:>{len(str(len(notes)))}}/{len(notes)}  "
+                    if note["status"] == "running":
+                        running.append(begin + self._so_far(note))
+                    # one that was killed may yet go on, where a cluster queues it again
+                    elif note["status"] in ("finished", "failed") and note["overrides"] not in told:
+                        told.add(note["overrides"])
+                        leads = note["status"] == "finished" and sign * note["metric"] < best
+                        best = sign * note["metric"] if leads else best
+                        board.line(begin + standings.line(note, self.selection.metric) + ("  (leads)" if leads else ""))
+                board.show([] if last else running)
+
+    def _so_far(self, note: dict[str, Any]) -> str:
+        table = self.folder / note["name"] / "epochs.csv"
+        epochs = read(table) if table.is_file() else []
+        if not epochs:
+            return f"running   {note['name']}"
+        with contextlib.suppress(project.UsageError):  # no finite value yet
+            best = best_epoch(epochs, self.selection.metric, self.selection.mode)
+            value = f"{self.selection.metric} {best[self.selection.metric]:.5g} at epoch {best['epoch']:.0f}"
+            return f"running   {note['name']}  {value} of {len(epochs)} so far"
+        return f"running   {note['name']}  {len(epochs)} epochs"
+
+    def _finish(self) -> bool:
+        """The table of all jobs, on the terminal, as files, and in the parent run; whether all are finished."""
+        notes = self.notes()
+        table = standings.Standings.of(notes, self.selection)
         try:
-            with project.naming(self.folder / "jobs.csv"):
-                write_table(self.folder / "jobs.csv", columns, [[note.get(c, "") for c in COLUMNS] for note in notes])
+            files = table.write(self.folder)
         except OSError as error:  # what it would have said is said below all the same
+            files = []
             log.warning("warning: %s", project.disk_error(error) or error)
-        for note in notes:
-            result = (
-                f"best epoch {note['best_epoch']}  {metric} {note['metric']:.5g}  {note['seconds']} s"
-                if note["status"] == "finished"
-                else f"{note['status']}: {note.get('error', '')}"
-            )
-            log.info("%-60s %s", note["overrides"], result)
+        for text in table.lines():
+            log.info("%s", text)
         log.info("table    %s", project.relative(self.folder / "jobs.csv"))
-        self._study([Run.read(project.home() / note["run"]) for note in notes if note["status"] == "finished"])
+        if table.repeated:
+            from bestepoch import study
+
+            study.conduct(table.runs, self.selection, self.tracking, self.folder / "study")
+        if table.winner is not None:
+            log.info("test it  python -m bestepoch.promote sweep=%s", project.relative(self.folder))
         if self.parent is not None:
             from bestepoch.tracking import end_sweep
 
-            good = bool(notes) and all(note["status"] == "finished" for note in notes)
             try:
-                end_sweep(self.parent, self.folder, good)
+                end_sweep(self.parent, files, table)
             except Exception as error:
                 log.warning("warning: MLflow does not take the sweep's table (%s)", project.first_line(error))
-
-    def _study(self, runs: list[Run]) -> None:
-        """Over seeds or folds, where there are any: how many epochs are enough."""
-        from bestepoch import study
-
-        if runs and len(study.group(runs)) < len(runs):
-            study.conduct(runs, self.selection, self.tracking, self.folder / "study")
+        return not table.failed

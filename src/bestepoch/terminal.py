@@ -6,7 +6,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 
@@ -54,7 +54,7 @@ class Training:
 
     def __init__(self, iterations: int, done: int) -> None:
         self.progress: Any = None
-        if not sys.stderr.isatty():
+        if not (sys.stderr.isatty() and log.isEnabledFor(logging.INFO)):  # a job of a sweep has no bar of its own
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -90,10 +90,41 @@ class Training:
         if self.progress is not None:
             self.progress.console.print(text)
         else:
-            sys.stderr.write(f"{text}\n")
-            sys.stderr.flush()
+            log.info("%s", text)
 
     def close(self) -> None:
         """Take the bar away; what was printed stays."""
         if self.progress is not None:
             self.progress.stop()
+
+
+class Board:
+    """Some lines that change in place at the bottom of a terminal; elsewhere only what is said for good."""
+
+    def __enter__(self) -> Self:
+        self.live: Any = None
+        if sys.stderr.isatty():
+            from rich.live import Live
+
+            self.live = Live(console=console(), transient=True, refresh_per_second=2)
+            self.live.start()
+        return self
+
+    def show(self, lines: list[str]) -> None:
+        """In place of what was shown before."""
+        if self.live is not None:
+            from rich.text import Text
+
+            self.live.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"))
+
+    def line(self, text: str) -> None:
+        """For good, above what changes."""
+        if self.live is not None:
+            self.live.console.print(text)
+        else:
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
+
+    def __exit__(self, *_: object) -> None:
+        if self.live is not None:
+            self.live.stop()

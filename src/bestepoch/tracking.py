@@ -25,11 +25,13 @@ from filelock import FileLock
 from bestepoch import project
 from bestepoch.journal import Row
 from bestepoch.run import Run, flat
+from bestepoch.standings import Standings, line
 
 log = logging.getLogger("bestepoch")
 
 PER_ITERATION = ("train/loss", "lr")
 EVALUATION = ".evaluate"  # how the name of its event file ends
+SHOWN_JOBS = 50  # of a sweep, in its parent run's description; the table among its artifacts has all
 PER_EPOCH = ("val/loss", "val/accuracy", "train/epoch_loss")
 # A dead server is given up within seconds, not the client's default of minutes; what it missed is sent later.
 for _name, _value in {
@@ -412,30 +414,50 @@ def scalars(values: dict[str, float], step: int, when: float) -> Any:
 
 
 def begin_sweep(name: str, folder: Path, overrides: list[str]) -> str:
-    """The parent run of a sweep: that of an earlier attempt, or a new one."""
+    """The parent run of a sweep: the one that ``mlflow run`` made, that of an earlier attempt, or a new one."""
     uri = store_uri()
     mlflow = client(uri)
     note = folder / "parent.json"
     known = project.read_json(note, "") if note.exists() else {}
-    tags = {"sweep": folder.name, "sweep.overrides": " ".join(overrides)}
-    if (outer := outer_run()) is not None:
-        tags["mlflow.parentRunId"] = outer
-    if known.get("uri") == public(uri) and _there(mlflow, known["run_id"]):
-        run_id = known["run_id"]
-    else:
-        run_id = mlflow.create_run(experiment(mlflow, uri, name), run_name=folder.name).info.run_id
-    for key, value in tags.items():
+    number = experiment(mlflow, uri, name)
+    run_id = outer_run()
+    if run_id is None and known.get("uri") == public(uri) and _there(mlflow, known["run_id"]):
+        run_id = str(known["run_id"])
+    if run_id is None:
+        run_id = str(mlflow.create_run(number, run_name=folder.name).info.run_id)
+    told = {"mlflow.runName": folder.name, "sweep": folder.name, "sweep.overrides": " ".join(overrides)}
+    for key, value in told.items():
         mlflow.set_tag(run_id, key, value)
     mlflow.update_run(run_id, status="RUNNING")
     project.write_json(note, {"uri": public(uri), "run_id": run_id})
-    return str(run_id)
+    return run_id
 
 
-def end_sweep(run_id: str, folder: Path, good: bool) -> None:
-    """Put the table of jobs into the parent run and end it."""
+def end_sweep(run_id: str, files: list[Path], table: Standings) -> None:
+    """Put the table of jobs and the best one into the parent run, and end it."""
     mlflow = client(store_uri())
-    mlflow.log_artifact(run_id, str(folder / "jobs.csv"))
-    mlflow.set_terminated(run_id, "FINISHED" if good else "FAILED")
+    parent = mlflow.get_run(run_id)
+    # the folder of `mlflow run`, see outer_run: the table is in the description all the same
+    if "mlruns" not in Path(parent.info.artifact_uri).parts:
+        for file in files:
+            mlflow.log_artifact(run_id, str(file))
+    described = [f"`{parent.data.tags['sweep.overrides']}`", ""]
+    if table.winner is not None:
+        best = Run.read(project.home() / table.winner["run"]).info.get("mlflow", {})
+        told = f"**Best: {table.winner['name']}**"
+        mlflow.set_tag(run_id, "best", table.winner["name"])
+        if best.get("uri") == public(store_uri()):
+            mlflow.set_tag(run_id, "best.run_id", best["run_id"])
+            number = mlflow.get_run(best["run_id"]).info.experiment_id
+            told = f"**Best: [{table.winner['name']}](#/experiments/{number}/runs/{best['run_id']})**"
+        described += [f"{told}, {table.metric} {table.winner['metric']:.5g} at epoch {table.winner['best_epoch']}", ""]
+    rows = table.rows()
+    marked = [rows[0], ["---"] + ["---:"] * (len(rows[0]) - 1), *rows[1:]]
+    described += ["| " + " | ".join(row) + " |" for row in marked[: 2 + SHOWN_JOBS]]
+    described += ["", *(f"- {line(job, table.metric)}" for job in table.rest[:SHOWN_JOBS])]
+    mlflow.set_tag(run_id, "mlflow.note.content", "\n".join(described))
+    if outer_run() != run_id:  # else it ends with its command
+        mlflow.set_terminated(run_id, "FAILED" if table.failed else "FINISHED")
 
 
 def record_study(name: str, files: Path, parent: dict[str, str], numbers: dict[str, float]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from bestepoch.journal import Journal, read
 from bestepoch.project import UsageError
 from bestepoch.run import TRAINING_CODE, Run, publish
 from bestepoch.schema import Settings
-from bestepoch.signals import Interrupted, stop_signals, stop_with_dvc
+from bestepoch.signals import Interrupted, leave, stop_signals, stop_with_dvc
 from bestepoch.terminal import heading
 
 if TYPE_CHECKING:
@@ -44,13 +45,15 @@ def main(settings: Settings) -> float:
 
 
 def sweep_main(settings: Settings, sweep: Sweep) -> float:
-    """One job of a sweep: a run below the sweep's folder and its parent run."""
+    """One job of a sweep: a run below the sweep's folder and its parent run. Returns NaN where it failed."""
+    if sweep.over():
+        return math.nan
     with sweep.job() as (folder, row):
         courier(settings.tracking)
         run = train(settings, prepare.split_for(settings), folder, sweep.parent)
         run.close()
         row.update(sweep.outcome(run))
-        return float(row["metric"])
+    return float(row.get("metric", math.nan))
 
 
 def best_metric(folder: Path, settings: Settings) -> float:
@@ -86,15 +89,14 @@ def train(settings: Settings, split: Summary, folder: Path | None = None, parent
     run.update(status="running", to_publish=settings.publish is not None, parent=parent)
     journal = Journal(run.folder)
     deliveries = Deliveries(settings.tracking, run)
-    status = "failed"
+    status, stopped = "failed", 0
     try:
         with stop_signals() as stop:
             Trainer(settings, plan, split, device, run, journal, stop).train()
         status = "finished"
     except Interrupted as interruption:
-        status = "killed"
+        status, stopped = "killed", interruption.number
         log.warning("stopped by %s; the same command goes on from here: %s", interruption, run.info["command"])
-        raise SystemExit(128 + interruption.number) from None
     except NonFiniteLoss as error:
         run.info["reason"] = f"{error} Try a tenth of the rate: optimizer.lr={settings.optimizer.lr / 10:.3g}"
         raise UsageError(run.info["reason"]) from None
@@ -110,6 +112,9 @@ def train(settings: Settings, split: Summary, folder: Path | None = None, parent
             spent = run.info.setdefault("spent", {})
             spent["tracking"] = spent.get("tracking", 0.0) + waited
             run.update()  # last: a kill while a tracker takes the rest leaves a run that the same command goes on with
+    if stopped:
+        run.close()
+        leave(stopped)
     return run
 
 

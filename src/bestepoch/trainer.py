@@ -39,8 +39,8 @@ class Trainer:
         """Args: ``stop``: holds the number of a signal as soon as one came."""
         self.settings, self.plan, self.device = settings, plan, device
         self.run, self.journal, self.stop = run, journal, stop
-        self.images, self.labels = (t.to(device) for t in data.load(split.folder, "train"))
-        self.held_out = [t.to(device) for t in data.load(split.folder, "validation")]
+        self.images, self.labels = data.on_device(split, "train", device)
+        self.held_out = data.on_device(split, "validation", device)
 
         torch.manual_seed(settings.seed)
         values = split.values

@@ -1,0 +1,122 @@
+"""The winner of a sweep: tested, and written down as an experiment that anyone can run again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from bestepoch import config, project
+from bestepoch.app import launch
+from bestepoch.evaluate import evaluate
+from bestepoch.project import UsageError
+from bestepoch.run import Run, flat
+from bestepoch.schema import Selection, Settings, Sweeping
+from bestepoch.standings import Note, Standings
+from bestepoch.sweep import NOTES
+
+log = logging.getLogger("bestepoch")
+
+
+def main(settings: Settings) -> None:
+    """``python -m bestepoch.promote sweep=runs/sweeps/<name>``."""
+    folder = _folder(settings.sweep)
+    about = project.read_json(folder / "sweep.json", "the sweep's command")
+    choice = Selection(**about["selection"])
+    notes = [json.loads(path.read_text()) for path in sorted((folder / NOTES).glob("*.json"))]
+    table = Standings.of(notes, choice)
+    winner = table.winner
+    if winner is None:
+        raise UsageError(f"{project.relative(folder)} holds no finished job. Type the sweep's command again")
+    if table.failed:
+        log.warning("warning: %d jobs are not finished; the winner is that of the others", len(table.rest))
+    run = Run.read(project.home() / winner["run"])
+    log.info("winner   %s, of %d jobs by %s", winner["name"], len(notes), choice.metric)
+    metrics = evaluate(settings.model_copy(update={"selection": choice}), run.folder, run.folder / "evaluate", False)
+    preset = project.root() / "conf" / "experiment" / f"{folder.name}.yaml"
+    project.write_atomic(preset, _header(folder, about, winner, run, metrics) + _preset(run))
+    log.info("")
+    log.info("preset   %s", project.relative(preset))
+    log.info("again    python -m bestepoch.train +experiment=%s", folder.name)
+    log.info("as well  %s", _experiment(run))
+
+
+def _folder(sweep: Sweeping | str) -> Path:
+    there = sorted(path.parent for path in (project.home() / "runs/sweeps").glob("*/sweep.json"))
+    names = ", ".join(project.relative(folder) for folder in there) or "none"
+    if not isinstance(sweep, str):
+        raise UsageError(f"Which sweep? Add sweep=runs/sweeps/<name>. There are: {names}")
+    for base in (Path.cwd(), project.root(), project.home()):
+        if (base / sweep / "sweep.json").is_file():
+            return (base / sweep).resolve()
+    raise UsageError(f"sweep = {sweep} is not a sweep's folder. There are: {names}")
+
+
+def _header(folder: Path, about: dict[str, Any], winner: Note, run: Run, metrics: dict[str, Any]) -> str:
+    git, data = run.info["git"], run.info["data"]
+    ended = datetime.fromtimestamp(run.info["ended"]).date()
+    dirty = " with uncommitted changes" if git["dirty"] else ""
+    lines = [
+        "@package _global_",
+        f"The winner of runs/sweeps/{folder.name}: {winner['name']}",
+        f"  python -m bestepoch.train +experiment={folder.name}",
+        f"sweep      python -m bestepoch.train -m {shlex.join(about['overrides'])}",
+        f"chosen by  {about['selection']['metric']} ({about['selection']['mode']}): {winner['metric']:.6g} after epoch "
+        f"{winner['best_epoch']} of {metrics['last_epoch']}",
+        f"tested     accuracy {metrics['test_accuracy']:.2%} (95% interval {metrics['test_accuracy_low']:.2%} to "
+        f"{metrics['test_accuracy_high']:.2%}), loss {metrics['test_loss']:.4f}",
+        f"trained    {ended}, {winner['seconds']:.0f} s on {run.info['environment']['device']} with "
+        f"{run.info['environment']['threads']} threads, torch {run.info['environment']['torch']}",
+        f"data       {data['name']}, {data['checksum'][:12]}",
+        f"code       {git['commit'] or 'no commit'}{dirty}",
+    ]
+    return "".join(f"# {line}\n" for line in lines)
+
+
+def _preset(run: Run) -> str:
+    """Every setting that decides the numbers, so that a later change elsewhere changes nothing here."""
+    values = {key: value for key, value in run.info["config"].items() if key != "data"}
+    chosen = {"data": run.info["data"]["requested"]}
+    for menu in config.MENUS[1:]:
+        chosen[menu] = values[menu]["name"]
+        values[menu] = {key: value for key, value in values[menu].items() if key != "name"}
+    content = {
+        "defaults": [{f"override /{menu}": name} for menu, name in chosen.items()],
+        **{key: value for key, value in values.items() if value != {}},
+    }
+    return str(yaml.safe_dump(content, sort_keys=False))
+
+
+def _experiment(run: Run) -> str:
+    """The `dvc exp run` command that gives the pipeline this configuration: what differs from the files as they are."""
+    wanted = run.info["config"]
+    chosen = {menu: wanted[menu]["name"] for menu in config.MENUS[1:]} | {"data": run.info["data"]["requested"]}
+    params = flat(config.params())
+    lines = [f"{menu}={name}" for menu, name in chosen.items() if params[menu] != name]
+    for menu in config.MENUS[1:]:
+        there = config.menu_entry(menu, chosen[menu]).model_dump()
+        lines += [
+            f"conf/{menu}/{chosen[menu]}.yaml:{key}={_text(value)}"
+            for key, value in wanted[menu].items()
+            if there[key] != value
+        ]
+    for key, value in flat({key: wanted[key] for key in wanted if key not in config.MENUS}).items():
+        if key in params:
+            lines += [f"{key}={_text(value)}"] if params[key] != value else []
+        elif config.value(key) != value:
+            lines.append(f"conf/config.yaml:{key}={_text(value)}")
+    return shlex.join(["dvc", "exp", "run", *(part for line in lines for part in ("-S", line))])
+
+
+def _text(value: Any) -> str:
+    """As DVC reads it, which goes by Hydra's grammar."""
+    return json.dumps(value).replace(" ", "")
+
+
+if __name__ == "__main__":
+    launch(main)
