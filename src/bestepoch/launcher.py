@@ -12,7 +12,6 @@ from omegaconf import OmegaConf
 from bestepoch import project
 from bestepoch.project import UsageError
 
-
 # What a node of a Ray cluster cannot know by itself, where it is set here.
 ENVIRONMENT = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
