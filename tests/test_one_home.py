@@ -29,7 +29,8 @@ CONFIG = yaml.safe_load((CONF / "config.yaml").read_text())
 PIPELINE = yaml.safe_load((CHECKOUT / "dvc.yaml").read_text())
 MENUS = [next(iter(line)) for line in CONFIG["defaults"] if isinstance(line, dict) and "/" not in next(iter(line))]
 CHOICES = [(menu, path.stem) for menu in MENUS for path in sorted((CONF / menu).glob("*.yaml"))]
-PRESETS = {"experiment"}  # folders whose files set values of others on purpose; no defaults list names them
+# folders whose files set values of others on purpose, or Hydra's own; no defaults list names them
+PRESETS = {"experiment", "hydra"}
 
 Leaf = tuple[str, ...]
 

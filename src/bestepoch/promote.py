@@ -105,11 +105,8 @@ def _experiment(run: Run) -> str:
             for key, value in wanted[menu].items()
             if there[key] != value
         ]
-    for key, value in flat({key: wanted[key] for key in wanted if key not in config.MENUS}).items():
-        if key in params:
-            lines += [f"{key}={_text(value)}"] if params[key] != value else []
-        elif config.value(key) != value:
-            lines.append(f"conf/config.yaml:{key}={_text(value)}")
+    of_params = flat({key: wanted[key] for key in wanted if key not in config.MENUS})
+    lines += [f"{key}={_text(value)}" for key, value in of_params.items() if params[key] != value]
     return shlex.join(["dvc", "exp", "run", *(part for line in lines for part in ("-S", line))])
 
 

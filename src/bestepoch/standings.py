@@ -14,6 +14,7 @@ from bestepoch.run import Run
 from bestepoch.schema import Selection
 
 Note = dict[str, Any]
+SHOWN = 50  # jobs in a description; jobs.csv has all
 COLUMNS = ["overrides", "status", "best_epoch", "metric", "seconds", "run", "error", "traceback"]
 
 
@@ -123,6 +124,13 @@ class Standings:
             if "traceback" in job:
                 out.append(f"         {job['traceback']}")
         return out
+
+    def markdown(self) -> list[str]:
+        """The same for a description, cut where it would be long."""
+        head, *rows = self.rows()
+        marked = [head, ["---"] + ["---:"] * (len(head) - 1), *rows[:SHOWN]]
+        told = [f"- {line(job, self.metric)}" for job in self.rest[:SHOWN]]
+        return [*("| " + " | ".join(row) + " |" for row in marked), "", *told]
 
 
 def _padded(row: list[str], widths: list[int]) -> list[str]:

@@ -18,20 +18,21 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from filelock import FileLock
 
 from bestepoch import project
 from bestepoch.journal import Row
 from bestepoch.run import Run, flat
-from bestepoch.standings import Standings, line
+
+if TYPE_CHECKING:
+    from bestepoch.standings import Standings
 
 log = logging.getLogger("bestepoch")
 
 PER_ITERATION = ("train/loss", "lr")
 EVALUATION = ".evaluate"  # how the name of its event file ends
-SHOWN_JOBS = 50  # of a sweep, in its parent run's description; the table among its artifacts has all
 PER_EPOCH = ("val/loss", "val/accuracy", "train/epoch_loss")
 # A dead server is given up within seconds, not the client's default of minutes; what it missed is sent later.
 for _name, _value in {
@@ -451,11 +452,7 @@ def end_sweep(run_id: str, files: list[Path], table: Standings) -> None:
             number = mlflow.get_run(best["run_id"]).info.experiment_id
             told = f"**Best: [{table.winner['name']}](#/experiments/{number}/runs/{best['run_id']})**"
         described += [f"{told}, {table.metric} {table.winner['metric']:.5g} at epoch {table.winner['best_epoch']}", ""]
-    rows = table.rows()
-    marked = [rows[0], ["---"] + ["---:"] * (len(rows[0]) - 1), *rows[1:]]
-    described += ["| " + " | ".join(row) + " |" for row in marked[: 2 + SHOWN_JOBS]]
-    described += ["", *(f"- {line(job, table.metric)}" for job in table.rest[:SHOWN_JOBS])]
-    mlflow.set_tag(run_id, "mlflow.note.content", "\n".join(described))
+    mlflow.set_tag(run_id, "mlflow.note.content", "\n".join([*described, *table.markdown()]))
     if outer_run() != run_id:  # else it ends with its command
         mlflow.set_terminated(run_id, "FAILED" if table.failed else "FINISHED")
 
