@@ -135,12 +135,13 @@ def test_the_schema_is_no_second_home() -> None:
     assert schema.Idx.model_fields["md5"].default == schema.Checksums()
 
 
-def test_mlproject_reads_its_defaults_from_params_yaml() -> None:
-    entry = yaml.safe_load((CHECKOUT / "MLproject").read_text())["entry_points"]["train"]
+@pytest.mark.parametrize("name", ["train", "sweep"])
+def test_mlproject_reads_its_defaults_from_params_yaml(name: str) -> None:
+    entry = yaml.safe_load((CHECKOUT / "MLproject").read_text())["entry_points"][name]
     keys = dict(re.findall(r"(\S+)=\{(\w+)\}", entry["command"]))
     assert sorted(keys.values()) == sorted(entry["parameters"])
-    for key, name in keys.items():
-        assert entry["parameters"][name]["default"] == f"${{params:{key}}}"
+    for key, parameter in keys.items():
+        assert entry["parameters"][parameter]["default"] == f"${{params:{key}}}"
         assert at(PARAMS, tuple(key.split("."))) is not None
 
 

@@ -157,6 +157,29 @@ def test_an_experiment_in_a_copy_runs_its_own_code_and_logs_to_the_real_store(sh
     assert place.is_dir() and (short / "mlartifacts") in place.parents
 
 
+def test_experiments_of_a_queue_run_beside_each_other_and_log_to_the_real_store(short: Path) -> None:
+    run(short, "git", "checkout", "-q", ".")
+    before = {r.info.run_id for r in trainings(short)}
+    said = run(short, "dvc", "exp", "run", "--queue", "-S", "optimizer=sgd,rmsprop")
+    names = re.findall(r"Queued experiment '([\w-]+)'", said)
+    assert len(names) == 2
+    run(short, "dvc", "queue", "start", "-j", "2")
+    end = time.monotonic() + 240
+    while (status := run(short, "dvc", "queue", "status")).count("Success") < len(names) + 1:  # and that of above
+        assert "Failed" not in status and time.monotonic() < end, status
+        time.sleep(1)
+    made = [r for r in trainings(short) if r.info.run_id not in before]
+    assert sorted(r.data.params["optimizer"] for r in made) == ["rmsprop", "sgd"]
+    for r in made:
+        assert r.info.status == "FINISHED"
+        assert "test/accuracy" in r.data.metrics
+        place = Path(r.info.artifact_uri.removeprefix("file://"))
+        assert place.is_dir() and (short / "mlartifacts") in place.parents
+        assert (short / "runs" / r.info.run_name / "iterations.csv").is_file()
+    shown = run(short, "dvc", "exp", "show", "--csv")
+    assert all(name in shown for name in names)
+
+
 def test_a_remote_gives_back_what_was_pushed(short: Path, tmp_path: Path) -> None:
     run(short, "git", "checkout", "-q", ".")
     run(short, "dvc", "checkout")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NoReturn
@@ -87,7 +88,12 @@ def overrides() -> list[str]:
 
     lines = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     # the second belongs to an override of train.iterations, which adds it
-    return [str(line) for line in lines if line != "train.epochs=null"]  # type: ignore[union-attr]
+    return [as_written(str(line)) for line in lines if line != "train.epochs=null"]  # type: ignore[union-attr]
+
+
+def as_written(line: str) -> str:
+    """An override without the backslashes that Hydra puts into an interpolation when it makes jobs of a sweep."""
+    return re.sub(r"\\([{}:])", r"\1", line) if "$\\{" in line else line
 
 
 class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from bestepoch import project
+from bestepoch import app, project
 from bestepoch.project import UsageError
 
 # What a node of a Ray cluster cannot know by itself, where it is set here.
@@ -56,7 +56,7 @@ def plan(overrides: list[str]) -> Plan:
                 # a preset's own sweeps come first, as they will
                 own = [f"{key}={value}" for key, value in (cfg.hydra.sweeper.params or {}).items()]
                 (jobs,) = BasicSweeper.split_arguments(parser.parse_overrides([*own, *overrides]), None)
-                jobs = [[line for line in job if not _of_hydra(line)] for job in jobs]
+                jobs = [[app.as_written(line) for line in job if _is_ours(line)] for job in jobs]
     except HydraException as error:
         raise UsageError(str(error).partition("\nConfig search path:")[0].strip()) from None
     finally:
@@ -80,8 +80,10 @@ def _for_ray(overrides: list[str]) -> list[str]:
             for key, value in lines.items() if key.lstrip("+") not in given]  # fmt: skip
 
 
-def _of_hydra(line: str) -> bool:
-    return line.lstrip("+~").partition("=")[0].split("/")[0].split(".")[0] == "hydra"
+def _is_ours(line: str) -> bool:
+    """Whether a job is shown it, see `app.overrides`."""
+    key = line.lstrip("+~").partition("=")[0]
+    return key.split("/")[0].split(".")[0] != "hydra" and line != "train.epochs=null"
 
 
 def _threads(launcher: dict[str, Any], jobs: int | None) -> int | None:

@@ -200,7 +200,10 @@ class Sweep:
         return name if len(alike) < 2 else f"{name}-{project.digest(overrides)[:6]}"
 
     def _varied(self, overrides: list[str]) -> str:
-        return slug([short(line) for line in overrides if line not in self.overrides] or ["job"])
+        jobs = self.jobs or []
+        # Hydra writes a value in its own way, so that what all jobs have is looked for among the jobs
+        fixed = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set(self.overrides)
+        return slug([short(line) for line in overrides if line not in fixed] or ["job"])
 
     def _watch(self, ended: threading.Event) -> None:
         """One line for each job: on a terminal while it runs, and everywhere when it has ended."""
