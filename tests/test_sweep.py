@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from mlflow import MlflowClient
 
 import live
@@ -210,8 +211,12 @@ def test_twelve_jobs_of_which_one_fails_killed_in_the_middle_and_completed(twelv
     assert killed(copy, signal.SIGKILL, in_the_sixth) == -signal.SIGKILL
     done = [json.loads(path.read_text()) for path in only_sweep(copy).glob(".jobs/*.json")]
     assert sorted(note["status"] for note in done) == ["finished"] * 5 + ["running"]
+    # whoever is next tells MLflow that it is dead
+    live.run(copy, "train", *SMALL, "tracking.experiment=another")
+    assert family(copy)[0].info.status == "KILLED"
     said = live.run(copy, "train", *TWELVE, code=1)
     assert said.count("finished before") == 5
+    assert family(copy)[0].info.status == "FAILED"
     found, expected = results(only_sweep(copy)), results(only_sweep(twelve))
     assert found == expected
     assert sorted(job["status"] for job in found.values()) == ["failed"] + ["finished"] * 11
@@ -338,6 +343,15 @@ def test_jobs_whose_names_are_alike_have_folders_of_their_own(tmp_path: Path) ->
     assert len(set(names)) == 3
     assert names[2] == "seed1"
     assert all(name.startswith("dropout0.1-") for name in names[:2])
+
+
+def test_a_sweep_that_is_being_run_is_not_begun_again(failing: tuple[Path, str]) -> None:
+    folder, _ = failing
+    before = (only_sweep(folder) / "jobs.csv").read_bytes(), sorted(only_sweep(folder).glob(".jobs/*"))
+    with FileLock(only_sweep(folder) / ".lock"):
+        said = live.run(folder, "train", *FAILING, code=2)
+    assert f"{only_sweep(folder).relative_to(folder)} is being run already by another process" in said
+    assert ((only_sweep(folder) / "jobs.csv").read_bytes(), sorted(only_sweep(folder).glob(".jobs/*"))) == before
 
 
 def test_what_main_returns_is_the_best_value_and_nan_of_a_failed_job(copy: Path) -> None:

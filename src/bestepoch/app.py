@@ -61,10 +61,10 @@ def launch(task: Callable[[Settings], float | None], sweep_task: SweepTask | Non
                 if arguments.multirun:
                     from bestepoch.sweep import Sweep
 
-                    sweep, more = Sweep.start(given, first)
+                    sweep, more = Sweep.of(given, first)
                     sys.argv += [*more, f"hydra.sweep.dir='{sweep.folder}'"]
                     watched = sweep.watched()
-        with watched:
+        with _plain_disk_errors(), watched:
             hydra.main(version_base="1.3", config_path=str(folder), config_name="config")(job)()
     except UsageError as error:
         fail(error)

@@ -23,8 +23,8 @@ from filelock import FileLock
 
 from bestepoch import project
 from bestepoch.journal import Tail
-from bestepoch.run import Run
-from bestepoch.tracking import MlflowTracker, TensorBoardTracker, Tracker, public, store_uri
+from bestepoch.run import Run, sweep_lock
+from bestepoch.tracking import MlflowTracker, TensorBoardTracker, Tracker, end_dead_sweep, public, store_uri
 
 log = logging.getLogger("bestepoch")
 
@@ -203,6 +203,17 @@ def dead_runs() -> Iterator[Run]:
             yield run
 
 
+def end_dead_sweeps() -> None:
+    """The same for the parent runs of sweeps."""
+    uri, host = public(store_uri()), socket.gethostname()
+    for note in sorted((project.home() / "runs/sweeps").glob("*/parent.json")):
+        with contextlib.suppress(Exception):  # another time, then
+            known = project.read_json(note, "")
+            if (known["uri"], known["host"], known["status"]) == (uri, host, "running"):
+                with sweep_lock(note.parent).acquire(timeout=0):  # free: its process is gone
+                    end_dead_sweep(note)
+
+
 def main(wanted: list[str]) -> None:
     """Serve one training process: its requests come on standard input, whose end is its death or farewell."""
     log.addHandler(_Told())
@@ -229,6 +240,7 @@ def main(wanted: list[str]) -> None:
             for run in dead_runs():
                 left.append(Shipment(run.folder, [MlflowTracker.name], request["experiment"]))
                 left[-1].finish(run.status)
+            threading.Thread(target=end_dead_sweeps, name="sweeps", daemon=True).start()
     until = time.monotonic() + patience
     for shipment in shipments.values():
         if not shipment.asked:

@@ -152,6 +152,11 @@ class Run:
         return run
 
 
+def sweep_lock(folder: Path) -> FileLock:
+    """Held by the process that runs the sweep in ``folder``, as long as it lives."""
+    return FileLock(folder / ".lock")
+
+
 def _claim(base: Path, name: str) -> tuple[Path, FileLock]:
     """A new folder of our own, ``name`` or ``name-2``, ``name-3`` ..., and its lock."""
     number = 1

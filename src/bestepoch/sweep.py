@@ -12,7 +12,6 @@ import logging
 import math
 import os
 import re
-import shutil
 import signal
 import socket
 import threading
@@ -23,15 +22,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import Timeout
+
 from bestepoch import app, launcher, project, signals, standings
 from bestepoch.journal import read
-from bestepoch.run import TRAINING_CODE, Run, short, slug
+from bestepoch.run import TRAINING_CODE, Run, short, slug, sweep_lock
 from bestepoch.schema import Selection, Settings, Tracking
 from bestepoch.selection import best_epoch
 from bestepoch.terminal import Board
 
 log = logging.getLogger("bestepoch")
-NOTES = ".jobs"
+NOTES = ".jobs"  # in a sweep's folder, one file for each job
 EVERY_SECONDS = 0.5
 
 
@@ -57,8 +58,8 @@ class Sweep:
     began: float = field(default_factory=time.time)
 
     @classmethod
-    def start(cls, overrides: list[str], first: Settings) -> tuple[Sweep, list[str]]:
-        """Make the folder and the parent run, before any job starts.
+    def of(cls, overrides: list[str], first: Settings) -> tuple[Sweep, list[str]]:
+        """The sweep that a command line asks for; nothing is made yet.
 
         Returns:
             also what is to be added to the overrides: the threads of each job, where several run at once, and what the
@@ -77,13 +78,10 @@ class Sweep:
         folder = project.home() / "runs" / "sweeps" / f"{name}-{number}"
         jobs = None if plan.jobs is None else [job + more for job in plan.jobs]
         sweep = cls(project.root(), folder, told, jobs, first.selection, first.tracking, first.sweep.fail_fast)
-        sweep._prepare()
         return sweep, more + plan.of_hydra
 
     def _prepare(self) -> None:
-        shutil.rmtree(self.folder / NOTES, ignore_errors=True)
-        (self.folder / NOTES).mkdir(parents=True)
-        for old in self.folder.glob("*.error.log"):
+        for old in [*(self.folder / NOTES).glob("*.json"), *self.folder.glob("*.error.log")]:
             old.unlink()
         project.write_json(
             self.folder / "sweep.json", {"overrides": self.overrides, "selection": self.selection.model_dump()}
@@ -100,24 +98,44 @@ class Sweep:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Around the jobs, in the process that began the sweep: says how each ended; in the end the table."""
+        """Around the jobs, in the process that began the sweep.
+
+        Makes the folder and the parent run before any job starts, says how each job ended, and in the end the table.
+
+        Raises:
+            UsageError: the sweep is being run already.
+            SystemExit: a job is not finished, or a signal came.
+        """
 
         def stop(number: int, _frame: Any) -> None:
             raise SystemExit(128 + number)
 
-        before = signal.signal(signal.SIGTERM, stop)
-        ended = threading.Event()
-        watcher = threading.Thread(target=self._watch, args=(ended,), name="sweep", daemon=True)
-        watcher.start()
+        (self.folder / NOTES).mkdir(parents=True, exist_ok=True)
+        lock = sweep_lock(self.folder)
         try:
-            yield
-        except KeyboardInterrupt:
-            raise SystemExit(128 + signal.SIGINT) from None
+            lock.acquire(timeout=1.0)  # others look into it for moments
+        except Timeout:
+            where = project.relative(self.folder)
+            raise project.UsageError(
+                f"{where} is being run already by another process. Wait for it, or stop it"
+            ) from None
+        before = signal.signal(signal.SIGTERM, stop)
+        ended, good = threading.Event(), False
+        try:
+            self._prepare()
+            watcher = threading.Thread(target=self._watch, args=(ended,), name="sweep", daemon=True)
+            watcher.start()
+            try:
+                yield
+            except KeyboardInterrupt:
+                raise SystemExit(128 + signal.SIGINT) from None
+            finally:
+                ended.set()
+                watcher.join()
+                good = self._finish()
         finally:
             signal.signal(signal.SIGTERM, before)
-            ended.set()
-            watcher.join()
-            good = self._finish()
+            lock.release()
         if not good:
             raise SystemExit(1)
 
@@ -261,7 +279,7 @@ class Sweep:
             from bestepoch.tracking import end_sweep
 
             try:
-                end_sweep(self.parent, files, table)
+                end_sweep(self.parent, self.folder, files, table)
             except Exception as error:
                 log.warning("warning: MLflow does not take the sweep's table (%s)", project.first_line(error))
         return not table.failed

@@ -430,11 +430,11 @@ def begin_sweep(name: str, folder: Path, overrides: list[str]) -> str:
     for key, value in told.items():
         mlflow.set_tag(run_id, key, value)
     mlflow.update_run(run_id, status="RUNNING")
-    project.write_json(note, {"uri": public(uri), "run_id": run_id})
+    project.write_json(note, {"uri": public(uri), "run_id": run_id, "host": socket.gethostname(), "status": "running"})
     return run_id
 
 
-def end_sweep(run_id: str, files: list[Path], table: Standings) -> None:
+def end_sweep(run_id: str, folder: Path, files: list[Path], table: Standings) -> None:
     """Put the table of jobs and the best one into the parent run, and end it."""
     mlflow = client(store_uri())
     parent = mlflow.get_run(run_id)
@@ -455,6 +455,15 @@ def end_sweep(run_id: str, files: list[Path], table: Standings) -> None:
     mlflow.set_tag(run_id, "mlflow.note.content", "\n".join([*described, *table.markdown()]))
     if outer_run() != run_id:  # else it ends with its command
         mlflow.set_terminated(run_id, "FAILED" if table.failed else "FINISHED")
+    note = folder / "parent.json"
+    project.write_json(note, project.read_json(note, "") | {"status": "ended"})
+
+
+def end_dead_sweep(note: Path) -> None:
+    """Mark the parent run of a sweep whose process was killed; ``note`` is its parent.json."""
+    known = project.read_json(note, "")
+    client(store_uri()).set_terminated(known["run_id"], "KILLED")
+    project.write_json(note, known | {"status": "ended"})
 
 
 def record_study(name: str, files: Path, parent: dict[str, str], numbers: dict[str, float]) -> None:
