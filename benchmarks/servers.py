@@ -1,4 +1,4 @@
-"""A PostgreSQL of its own for a test or a measurement, from the binaries of Debian's package or those on the path."""
+"""Servers for a test or a measurement, gone when its block ends; PostgreSQL from Debian's package or from the path."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +47,41 @@ class Postgres:
         return done.stdout.strip()
 
 
+def free_port() -> int:
+    """A port of this machine where nothing listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
 @contextlib.contextmanager
-def serving(*settings: str) -> Iterator[Postgres]:
+def serving(command: list[str], where: Path, env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A server with all its processes."""
+    with log.open("w") as out:
+        server = subprocess.Popen(
+            command, cwd=where, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        yield server
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def until_it_answers(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    """Raises AssertionError with the log where it ends, or does not answer in two minutes."""
+    end = time.monotonic() + 120
+    while server.poll() is None and time.monotonic() < end:
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(url, timeout=2).close()
+            return
+        time.sleep(0.1)
+    raise AssertionError(log.read_text())
+
+
+@contextlib.contextmanager
+def postgres(*settings: str) -> Iterator[Postgres]:
     """One that listens on this machine alone, in a temporary folder, until the block ends.
 
     Args:
@@ -66,9 +100,7 @@ def serving(*settings: str) -> Iterator[Postgres]:
                  "--encoding=UTF8", "--locale=C", "--no-sync", "-D", folder / "data"],
                 check=True, stdout=log, stderr=log, cwd=folder,
             )  # fmt: skip
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
+            port = free_port()
             options = [f"-c{line}" for line in ("listen_addresses=127.0.0.1", *settings)]
             server = subprocess.Popen(
                 [*as_user, found / "postgres", "-D", folder / "data", "-k", folder, "-p", str(port), *options],

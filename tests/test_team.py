@@ -7,10 +7,8 @@ import hashlib
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -28,7 +26,8 @@ import live
 from pipeline import edit, environment, fresh_copy
 
 sys.path.append(str(live.CHECKOUT / "benchmarks"))
-import postgres
+import servers
+from servers import serving, until_it_answers
 
 PAGE = (live.CHECKOUT / "docs/team.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", PAGE, re.DOTALL)
@@ -41,7 +40,7 @@ _, PROXY = (text for kind, text in BLOCKS if not kind)
 SECRETS = {name: f"se/{name}@cret-{name}" for name in ("database", "admin", "ada", "bob", "session", "bucket")}
 
 pytestmark = [
-    pytest.mark.skipif(postgres.binaries() is None, reason="needs PostgreSQL: Debian's package, or initdb on the path"),
+    pytest.mark.skipif(servers.binaries() is None, reason="needs PostgreSQL: Debian's package, or initdb on the path"),
     pytest.mark.xdist_group("team"),
 ]
 
@@ -51,7 +50,7 @@ class Team:
     """A server that runs, and where its parts are."""
 
     folder: Path
-    database: postgres.Postgres
+    database: servers.Postgres
     s3: str
     port: int
 
@@ -101,31 +100,6 @@ def shell(text: str, where: Path, env: dict[str, str], answers: str = "", code: 
     return done.stdout
 
 
-@contextlib.contextmanager
-def serving(command: list[str], where: Path, env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A server with all its processes, until the block ends."""
-    with log.open("w") as out:
-        server = subprocess.Popen(
-            command, cwd=where, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    try:
-        yield server
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-def until_it_answers(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    end = time.monotonic() + 120
-    while server.poll() is None and time.monotonic() < end:
-        with contextlib.suppress(OSError):
-            urllib.request.urlopen(url, timeout=2).close()
-            return
-        time.sleep(0.1)
-    raise AssertionError(log.read_text())
-
-
 @pytest.fixture(scope="module")
 def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     folder = tmp_path_factory.mktemp("server")
@@ -133,7 +107,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
         s3 = f"http://127.0.0.1:{(s3_port := live.free_port())}"
         moto = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(s3_port)]
         buckets = stack.enter_context(serving(moto, folder, {**os.environ}, folder / "s3.log"))
-        database = stack.enter_context(postgres.serving("fsync=off"))
+        database = stack.enter_context(servers.postgres("fsync=off"))
         it = Team(folder, database, s3, live.free_port())
         shell(DATABASES, folder, environment() | database.environment(), answers=f"{SECRETS['database']}\n" * 2)
         values = {
