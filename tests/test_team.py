@@ -93,7 +93,7 @@ def shell(text: str, where: Path, env: dict[str, str], answers: str = "", code: 
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=180,
+        timeout=600,
         start_new_session=True,
     )
     assert done.returncode == code, f"{text}\n{done.stdout}"
