@@ -1,4 +1,4 @@
-"""The README's tables of the benchmarks, from benchmarks/results/; ``--write`` puts them there."""
+"""The benchmarks' tables in README.md and docs/scale.md, from benchmarks/results/; ``--write`` puts them there."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import json
 import re
 import textwrap
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-README = HERE.parent / "README.md"
+README, SCALE = HERE.parent / "README.md", HERE.parent / "docs/scale.md"
 VARIANTS = {
     "plain": "plain PyTorch loop, no tracking",
     "lightning": "Lightning, its two loggers, every step",
@@ -104,14 +105,111 @@ def kills(results: dict[str, Any]) -> str:
     )
 
 
-def replaced(text: str) -> str:
-    """``text`` with the tables of benchmarks/results/ between its markers. Raises ValueError where one is missing."""
-    for name, table in TABLES.items():
+def scale(results: dict[str, Any]) -> str:
+    """What was measured for docs/scale.md."""
+    runs, files = f"{results['runs']:,}", results["files"]
+    lines = [["", "median", "smallest to largest"]]
+
+    def several(label: str, form: str, values: list[float]) -> None:
+        lines.append([label, form.format(median(values)), " to ".join(form.format(f(values)) for f in (min, max))])
+
+    for name, values in results["points"].items():
+        several(f"points a second: {name}", "{:,.0f}", values)
+    for name, values in results["request"].items():
+        several(f"smallest request, {name}, ms", "{:,.0f}", values)
+    for name, values in results["make"].items():
+        several(f"a run with parameters, tags and ten points: {name}, s", "{:.2f}", values)
+    for name, values in results["list"].items():
+        several(f"`search_runs` of {runs} runs: {name}, s", "{:.2f}", values)
+    for name, values in results["start"].items():
+        several(f"start where {runs} runs lie: {name}, s", "{:.2f}", values)
+    for name, values in results["memory"].items():
+        several(f"memory at the peak, bytes: {name}", "{:,.0f}", values)
+    for name, label in (("sqlite", "SQLite"), ("postgres", "PostgreSQL")):
+        lines.append([f"{label}, bytes a point", f"{results['bytes_point'][name]:,.0f}", "–"])
+        lines.append([f"{label}, bytes a run with ten points", f"{results['bytes_run'][name]:,.0f}", "–"])
+    epochs = f"default experiment, {files['epochs']} epochs, kB"
+    lines.append([f"{epochs}: `runs/<name>/`", f"{files['runs'] / 1e3:,.0f}", "–"])
+    lines.append([f"{epochs}: of it, an epoch's weights", f"{files['weights'] / 1e3:,.0f}", "–"])
+    lines.append([f"{epochs}: artifacts in MLflow", f"{files['artifacts'] / 1e3:,.0f}", "–"])
+    return _block(
+        lines,
+        f"{len(results['load'])} rounds on a machine that did other work too: load {min(results['load'])} to "
+        f"{max(results['load'])} on {_machine(results)}. Images of 28 × 28. Made by `python benchmarks/scale.py`.",
+    )
+
+
+def sums(results: dict[str, Any]) -> str:
+    """What follows from that, step by step."""
+    tracked, flat_run = (json.loads((HERE / "results" / f"{name}.json").read_text()) for name in ("tracking", "flat"))
+    points = {name: median(values) for name, values in results["points"].items()}
+    request = {name: median(values) for name, values in results["request"].items()}
+    memory = {name.partition(",")[0]: median(values) for name, values in results["memory"].items()}
+    files, size, run = results["files"], results["bytes_point"], results["bytes_run"]
+    server = points["PostgreSQL, log_batch by the server, 4 runs at once"]
+    lines = [["question", "sum", "answer"]]
+
+    def add(question: str, text: str, value: float, unit: str = "") -> float:
+        lines.append([question, text, f"{value:,.{0 if value >= 10 else 1}f} {unit}".rstrip()])
+        return value
+
+    lines.append(["**1,000 jobs**", "", ""])
+    rate = {}
+    for name, label in MODELS.items():
+        ms = median(tracked["models"][name]["ms"]["bestepoch"])
+        rate[name] = add(f"points a second of one {label} run", f"2 ÷ {ms:.2f} ms", 2000 / ms)
+    for name, label in MODELS.items():
+        add(f"{label} runs at once by the server", f"{server:,.0f} ÷ {rate[name]:,.0f}", server / rate[name])
+    bulk = points["SQLite, in bulk"]
+    add("MLP runs at once into SQLite", f"{bulk:,.0f} ÷ {rate['mlp']:,.0f}", bulk / rate["mlp"])
+    for name, ms in request.items():
+        add(f"runs at least, a request every 2 s, {name}", f"2,000 ms ÷ {ms:,.0f} ms", 2000 / ms)
+    for name, label in (("runs", "`runs/`"), ("artifacts", "the bucket")):
+        add(f"{label} holds", f"1,000 × {files[name] / 1e3:,.0f} kB", files[name] / 1e6, "GB")
+    add(
+        "PostgreSQL holds of them, ten points each",
+        f"1,000 × {run['postgres']:,.0f} bytes",
+        run["postgres"] / 1e3,
+        "MB",
+    )
+    for name, seconds in results["start"].items():
+        each = median(seconds)
+        add(f"1,000 starts {name}", f"1,000 × {each:.2f} s ÷ 2 (as many lie there on average)", 500 * each / 60, "min")
+
+    lines.append(["**1,000,000,000 points**", "", ""])
+    for name, label in (("sqlite", "SQLite"), ("postgres", "PostgreSQL")):
+        add(f"{label} holds", f"10⁹ × {size[name]:,.0f} bytes", size[name], "GB")
+    for name, label in (("journal", "the journals hold"), ("tensorboard", "the event files hold")):
+        add(label, f"10⁹ ÷ 2 × {flat_run['bytes'][name]:.0f} bytes", flat_run["bytes"][name] / 2, "GB")
+    for name in ("SQLite, in bulk", "PostgreSQL, in bulk", "PostgreSQL, log_batch by the server, 4 runs at once"):
+        add(f"time to write: {name}", f"10⁹ ÷ {points[name]:,.0f}", 1e9 / points[name] / 3600, "hours")
+    ms = 2000 / rate["mlp"]
+    add("time that training takes to make them (MLP, one core after the other)",
+        f"10⁹ ÷ 2 × {ms:.2f} ms", 5e8 * ms / 3.6e6, "hours")  # fmt: skip
+    add("iterations of one run that `evaluate` reads in 8 GB", f"8·10⁹ ÷ {memory['evaluate']:,.0f} bytes",
+        8e3 / memory["evaluate"], "million")  # fmt: skip
+
+    lines.append(["**Data beyond memory**", "", ""])
+    for name in ("split", "training"):
+        each = memory[name]
+        add(f"images of 28 × 28 in 16 GB: {name}", f"16·10⁹ ÷ {each:,.0f} bytes", 16e3 / each, "million")
+    wide = 224 * 224 * 3
+    each = memory["training"] + wide - 28 * 28
+    add("images of 224 × 224 × 3 in 16 GB: training", f"16·10⁹ ÷ ({memory['training']:,.0f} − 784 + {wide:,}) bytes",
+        16e6 / each, "thousand")  # fmt: skip
+    add("ImageNet's 1,281,167 training images", f"1,281,167 × {wide:,} bytes", 1281167 * wide / 1e9, "GB")
+    return _block(lines, "1 GB is 10⁹ bytes. Time an iteration and bytes of files: the README's tables.")
+
+
+def replaced(page: Path, text: str | None = None) -> str:
+    """A page, or ``text`` in its place, with its tables between their markers. Raises ValueError without them."""
+    text = page.read_text() if text is None else text
+    for name, (source, table) in PAGES[page].items():
         block = re.compile(rf"(<!-- bench:{name} -->\n).*?(<!-- /bench -->)", re.DOTALL)
-        made = table(json.loads((HERE / "results" / f"{name}.json").read_text()))
+        made = table(json.loads((HERE / "results" / f"{source}.json").read_text()))
         text, found = block.subn(lambda marks, made=made: f"{marks[1]}{made}{marks[2]}", text)
         if found != 1:
-            raise ValueError(f"README.md has the block bench:{name} {found} times")
+            raise ValueError(f"{page.name} has the block bench:{name} {found} times")
     return text
 
 
@@ -132,16 +230,22 @@ def _machine(results: dict[str, Any]) -> str:
 
 
 def _block(lines: list[list[str]], note: str) -> str:
-    rows = [f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines]
+    rows = [f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |") for cells in lines]
     rows.insert(1, "|---" * len(lines[0]) + "|")
     return "\n".join([*rows, "", *textwrap.wrap(note, 120, break_long_words=False, break_on_hyphens=False)]) + "\n"
 
 
-TABLES = {"tracking": tracking, "flat": flat, "outages": outages, "kills": kills}
+# the tables of each page: the file of results that each is made from, and what makes it
+PAGES: dict[Path, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
+    README: {made.__name__: (made.__name__, made) for made in (tracking, flat, outages, kills)},
+    SCALE: {"scale": ("scale", scale), "sums": ("scale", sums)},
+}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="replace the blocks in README.md")
-    if parser.parse_args().write:
-        README.write_text(replaced(README.read_text()))
-    print(replaced("\n\n".join(f"<!-- bench:{name} -->\n<!-- /bench -->" for name in TABLES)))
+    parser.add_argument("--write", action="store_true", help="replace the blocks in the pages")
+    write = parser.parse_args().write
+    for page, tables in PAGES.items():
+        if write:
+            page.write_text(replaced(page))
+        print(replaced(page, "\n\n".join(f"<!-- bench:{name} -->\n<!-- /bench -->" for name in tables)))

@@ -12,10 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 import live
+from bestepoch.tracking import MlflowTracker
 
 BENCHMARKS = live.CHECKOUT / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+import servers  # noqa: E402
+
 VARIANTS = ["plain", "by-hand", "bestepoch"]  # plain is always measured
 UPDATES = 41  # one epoch of the sample
 
@@ -36,7 +41,7 @@ def benchmark(name: str, folder: Path, *options: str) -> tuple[dict[str, Any], s
         env=live.environment(live.CHECKOUT),
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=400,
     )
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "results.json").read_text()), done.stdout
@@ -91,8 +96,43 @@ def test_the_outages_are_measured_and_shown(tables: Any, tmp_path: Path) -> None
     assert printed == tables.outages(results) + "\n"
 
 
-def test_the_readme_shows_the_committed_results(tables: Any) -> None:
-    text = (live.CHECKOUT / "README.md").read_text()
-    assert tables.replaced(text) == text, "python benchmarks/tables.py --write"
-    with pytest.raises(ValueError, match="bench:kills 0 times"):
-        tables.replaced(text.replace("<!-- bench:kills -->", ""))
+@pytest.mark.parametrize(("page", "block"), [("README", "kills"), ("SCALE", "sums")])
+def test_the_pages_show_the_committed_results(tables: Any, page: str, block: str) -> None:
+    path = getattr(tables, page)
+    text = path.read_text()
+    assert tables.replaced(path) == text, "python benchmarks/tables.py --write"
+    with pytest.raises(ValueError, match=f"bench:{block} 0 times"):
+        tables.replaced(path, text.replace(f"<!-- bench:{block} -->", ""))
+
+
+@pytest.mark.skipif(servers.binaries() is None, reason="needs PostgreSQL: Debian's package, or initdb on the path")
+def test_what_scale_says_is_measured_and_shown(tables: Any, tmp_path: Path) -> None:
+    tiny = ["--rounds=1", "--points=1000", "--runs=3", "--images=20000", "--workers=1", "--train", "train.epochs=1"]
+    results, printed = benchmark("scale", tmp_path, *tiny)
+    committed = json.loads((BENCHMARKS / "results/scale.json").read_text())
+    assert printed == tables.scale(results) + "\n"
+    for kind in ("points", "request", "make", "list", "start", "memory"):
+        assert results[kind].keys() == committed[kind].keys()
+        assert all(len(times) == 1 for times in results[kind].values()), kind
+        assert kind == "memory" or all(times[0] > 0 for times in results[kind].values()), kind
+        assert all(len(times) >= 3 for times in committed[kind].values()), kind
+    # what is known beforehand: a point is some columns and an index, an image is 784 bytes
+    assert all(100 < size < 2000 for size in results["bytes_point"].values())
+    assert 28 * 28 / 2 < results["memory"]["training, an image"][0] < 2 * 28 * 28
+    assert committed["memory"]["split, an image"][0] < 4 * 28 * 28
+    assert (results["files"]["epochs"], committed["files"]["epochs"]) == (1, 6)
+
+
+def test_a_point_that_did_not_arrive_fails_the_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    scale = importlib.import_module("scale")
+    live.with_store(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    (tmp_path / "dvc.yaml").touch()
+    MlflowClient(tracking_uri=live.store(tmp_path)).create_experiment(scale.EXPERIMENT)
+    assert scale.bulk(live.store(tmp_path), 2000) > 0
+    whole = MlflowTracker.write
+    monkeypatch.setattr(MlflowTracker, "write", lambda self, rows, epochs: whole(self, rows[1:], epochs))
+    with pytest.raises(ValueError, match="1,998 points have arrived, not 2,000"):
+        scale.bulk(live.store(tmp_path), 2000)

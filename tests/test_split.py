@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -25,7 +26,7 @@ from bestepoch import config, prepare
 from bestepoch.data import idx_bytes, load
 from bestepoch.project import UsageError
 from bestepoch.schema import Split
-from bestepoch.split import announce, split
+from bestepoch.split import _moments, announce, split
 
 PROJECT = Path(__file__).resolve().parents[1]
 PARTS = ("train", "validation", "test")
@@ -285,6 +286,18 @@ def test_pixels_that_are_all_but_alike_can_still_be_divided_by_their_deviation(t
     assert summary["sizes"] == {"train": 360, "validation": 40, "test": 2}
     assert summary["pixel_mean"] == 0.0025
     assert summary["pixel_std"] == round(math.sqrt(0.0025 * 0.9975), 4)
+
+
+def test_the_normalisation_needs_no_memory_to_speak_of():
+    """`ndarray.std` would hold every pixel as eight bytes, and as much again: the peak of the whole stage."""
+    images = np.random.default_rng(0).integers(0, 256, (20_000, 28, 28), np.uint8)
+    tracemalloc.start()
+    mean, deviation = _moments(images)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < images.nbytes
+    assert mean == pytest.approx(images.mean(), rel=1e-12)
+    assert deviation == pytest.approx(images.std(), rel=1e-12)
 
 
 def test_training_images_that_are_test_images_are_left_out(tmp_path, said):

@@ -17,7 +17,7 @@ import pytest
 from mlflow import MlflowClient
 
 import live
-from bestepoch import courier, tracking
+from bestepoch import courier, project, tracking
 from bestepoch.journal import Journal, Row
 from bestepoch.run import Run
 
@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("trackers_down")]
 
 TRAIN = (*live.SAMPLE, "model=mlp", "model.hidden=[32]", "train.epochs=3")
 PER_EPOCH = 41
+PASSWORD = "not%2Fto%40be"
 
 
 @dataclass
@@ -44,7 +45,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def untold(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Untold:
     project = shutil.copytree(template, tmp_path_factory.mktemp("untold") / "project")
-    nowhere = f"http://127.0.0.1:{live.free_port()}"
+    nowhere = f"http://ada:{PASSWORD}@127.0.0.1:{live.free_port()}"
     printed = live.run(project, "train", *TRAIN, "tracking.drain_seconds=6", MLFLOW_TRACKING_URI=nowhere)
     return Untold(project, live.only_run(project), printed)
 
@@ -80,6 +81,34 @@ def test_training_ends_well_without_mlflow_and_warns_once(untold: Untold) -> Non
     assert untold.printed.count("warning: MLflow has not taken everything") == 1
     assert "Traceback" not in untold.printed
     assert "retry" not in untold.printed.lower(), "the transport's own chatter"
+
+
+def test_no_password_is_shown_or_written_down(untold: Untold) -> None:
+    told = live.run(
+        *(untold.project, "sync", f"run=runs/{untold.folder.name}"),
+        code=2,
+        MLFLOW_TRACKING_URI=f"http://ada:{PASSWORD}@127.0.0.1:{live.free_port()}",
+    )
+    assert "MLflow does not take the run's data" in told
+    words = [word.encode() for word in ("ada:", PASSWORD, "not/to@be")]
+    texts = [untold.printed.encode(), told.encode()]
+    texts += [path.read_bytes() for path in untold.project.rglob("*") if path.is_file() and ".git" not in path.parts]
+    assert len(texts) > 100
+    assert not [text for text in texts for word in words if word in text]
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("http://host:5000/x", "http://host:5000/x"),
+        ("http://ada:secret@host:5000", "http://host:5000"),
+        ("http://ada:se@cr/et@host/api/x is down", "http://host/api/x is down"),
+        ("sqlite:////home/ada@work/mlflow.db", "sqlite:////home/ada@work/mlflow.db"),
+        ("sqlite:///ada@work/mlflow.db", "sqlite:///ada@work/mlflow.db"),
+    ],
+)
+def test_what_is_shown_of_an_address(address: str, shown: str) -> None:
+    assert project.public(address) == shown
 
 
 class Moody:

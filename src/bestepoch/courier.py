@@ -23,8 +23,9 @@ from filelock import FileLock
 
 from bestepoch import project
 from bestepoch.journal import Tail
+from bestepoch.project import public
 from bestepoch.run import Run, sweep_lock
-from bestepoch.tracking import MlflowTracker, TensorBoardTracker, Tracker, end_dead_sweep, public, store_uri
+from bestepoch.tracking import MlflowTracker, TensorBoardTracker, Tracker, end_dead_sweep, reason, store_uri
 
 log = logging.getLogger("bestepoch")
 
@@ -126,7 +127,7 @@ class Delivery:
                         "warning: %s does not take the run's data (%s). Training goes on, the journal keeps everything "
                         "and it is tried again.",
                         self.tracker.name,
-                        project.first_line(error),
+                        reason(error),
                     )
                 if closing:
                     time.sleep(1.0)  # until the one who closes has waited long enough

@@ -209,8 +209,10 @@ def _tell(
         try:
             tracking.record_evaluation(run, settings.tracking.experiment, source, told, model, out)
         except Exception as error:
-            reason = project.first_line(error)
-            log.warning("warning: MLflow does not take the evaluation (%s). Run this again when it does.", reason)
+            log.warning(
+                "warning: MLflow does not take the evaluation (%s). Run this again when it does.",
+                tracking.reason(error),
+            )
 
 
 if __name__ == "__main__":

@@ -22,8 +22,16 @@ class UsageError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says, without the page that some add to it."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """What an error of a library says, without the page that some add to it, and without a password in an address."""
+    return public((str(error).strip().splitlines() or [type(error).__name__])[0])
+
+
+def public(text: str) -> str:
+    """Addresses without the name and the password of a user, for what is shown or written down.
+
+    To the last @ of the word: in a password that should have been escaped there may be others.
+    """
+    return re.sub(r"://[^/\s]\S*@", "://", text)
 
 
 def root() -> Path:

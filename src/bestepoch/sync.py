@@ -11,7 +11,7 @@ from bestepoch.evaluate import find_run
 from bestepoch.project import UsageError
 from bestepoch.run import Run
 from bestepoch.schema import Settings
-from bestepoch.tracking import MlflowTracker, TensorBoardTracker
+from bestepoch.tracking import MlflowTracker, TensorBoardTracker, reason
 
 log = logging.getLogger("bestepoch")
 
@@ -42,7 +42,7 @@ def main(settings: Settings) -> None:
                 new = catch_up(tracker, folder, place.values)
                 tracker.close(run.status)
             except Exception as error:
-                raise UsageError(f"{name} does not take the run's data: {error}") from None
+                raise UsageError(f"{name} does not take the run's data: {reason(error)}") from None
             place.values["status"] = run.status
             place.save()
             log.info("%s: %s", name, "brought up to date" if new else "has everything already")

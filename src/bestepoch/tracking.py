@@ -12,7 +12,6 @@ import json
 import logging
 import math
 import os
-import re
 import socket
 import time
 import warnings
@@ -24,6 +23,7 @@ from filelock import FileLock
 
 from bestepoch import project
 from bestepoch.journal import Row
+from bestepoch.project import public
 from bestepoch.run import Run, flat
 
 if TYPE_CHECKING:
@@ -80,9 +80,14 @@ def store_uri() -> str:
     return given
 
 
-def public(uri: str) -> str:
-    """A store's address without a user's name and password, for what is written down."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+def reason(error: Exception) -> str:
+    """Why a tracker has not taken something, in a line."""
+    if getattr(error, "error_code", None) == "UNAUTHENTICATED":
+        return (
+            "the server does not know this name with this password: set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or the two in ~/.mlflow/credentials"
+        )
+    return project.first_line(error)
 
 
 def client(uri: str) -> Any:
