@@ -141,6 +141,11 @@ def order(seed: int, epoch: int, images: int) -> torch.Tensor:
     return torch.randperm(images, generator=_generator(seed, epoch, 0))
 
 
+def stream(seed: int, rank: int) -> int:
+    """The seed for what one of several processes draws on the way, such as dropout."""
+    return int(np.random.SeedSequence([seed, rank], spawn_key=(2,)).generate_state(1, np.uint64)[0] >> 1)
+
+
 def _generator(seed: int, epoch: int, purpose: int) -> torch.Generator:
     """Independent streams for each (seed, epoch, purpose); nothing of it needs saving."""
     import torch
