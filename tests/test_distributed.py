@@ -108,7 +108,7 @@ Trained = tuple[Path, dict[str, list[dict[str, Any]]]]
 @pytest.fixture(scope="module")
 def trained(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Trained]:
     """All `CURVES` on a number of processes: the folder with the runs, and what `SCRIPT` noted."""
-    done: dict[int, Trained] = {}
+    done: dict[int, tuple[Path, subprocess.CompletedProcess[str]]] = {}
 
     def on(processes: int) -> Trained:
         if processes not in done:
@@ -121,9 +121,10 @@ def trained(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
                 json.dumps({name: [*BASE, *more] for name, more in CURVES.items()}),
             ]
             ended = subprocess.run(command, cwd=copy, env=live.environment(copy), capture_output=True, text=True)
-            assert ended.returncode == 0, ended.stdout + ended.stderr
-            done[processes] = copy / "trained", json.loads((copy / "notes.json").read_text())
-        return done[processes]
+            done[processes] = copy, ended
+        copy, ended = done[processes]
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return copy / "trained", json.loads((copy / "notes.json").read_text())
 
     return on
 

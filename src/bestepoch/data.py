@@ -175,6 +175,8 @@ class Augment:
 
     def __call__(self, images: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """``images``: uint8 (n, height, width), the ones at ``index`` of the training set. Returns the same shape."""
+        if not len(index):  # of a small batch on several processes
+            return images
         if self.kind == "shift":
             return _shifted(images, self.moves[index], self.pixels)
         if self.kind == "affine":
