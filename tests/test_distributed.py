@@ -170,7 +170,7 @@ def test_all_processes_end_with_the_same_weights(name: str, processes: int, trai
 
 def test_dropout_takes_other_units_in_each_process(trained: Callable[[int], Trained]) -> None:
     masks = [note["dropped"] for note in trained(3)[1]["dropout"]]
-    assert all(len(mask) == 128 and 30 < sum(mask) < 98 for mask in masks)
+    assert all(0.25 < sum(mask) / len(mask) < 0.75 for mask in masks)
     assert len({tuple(mask) for mask in masks}) == 3
     # and the initial weights are those of one process: the first loss but for dropout
     first = [numbers(trained(n)[0] / "dropout")["iterations.csv"][0][2] for n in (1, 3)]
