@@ -292,7 +292,7 @@ def test_torchrun_asked_to_stop_saves_and_goes_on_with_the_same_bits(
 
 @pytest.mark.parametrize("who", ["all that a terminal reaches", "one of them"])
 def test_a_signal_to_any_of_the_processes_stops_all_at_the_same_iteration(who: str, copy: Path) -> None:
-    """Ctrl-C reaches torchrun and its processes, to which torchrun passes it on: not a second wish, to stop at once."""
+    """Ctrl-C must reach each process once: two would mean to stop at once."""
     printed = copy / "printed"
     with printed.open("w") as file:
         command = live.command("train", *TRAIN, *UNTRACKED, processes=2)

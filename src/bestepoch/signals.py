@@ -62,26 +62,17 @@ def _holder(out: Path) -> int | None:
 
 
 @contextlib.contextmanager
-def stop_signals(echo: float = 0.0) -> Iterator[list[int]]:
-    """While inside, SIGTERM and Ctrl-C only leave their number in the list that this yields.
-
-    Args:
-        echo: seconds in which the same wish may come once more: a terminal sends Ctrl-C to torchrun and to its
-            processes, and torchrun passes it on to them.
-    """
+def stop_signals() -> Iterator[list[int]]:
+    """While inside, SIGTERM and Ctrl-C only leave their number in the list that this yields."""
     received: list[int] = []
-    first = 0.0
     if threading.current_thread() is not threading.main_thread():
         yield received  # only the main thread may be told
         return
 
     def note(number: int, _frame: FrameType | None) -> None:
-        nonlocal first
-        if not received:
-            received.append(number)
-            first = time.monotonic()
-        elif time.monotonic() - first >= echo:
+        if received:
             signal.default_int_handler(number, _frame)  # asked twice: at once
+        received.append(number)
 
     old = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bestepoch")
 
-ECHO = 2.0  # seconds in which torchrun passes on a signal that its processes may have had themselves
-
 
 def main(settings: Settings) -> float:
     """Train one configuration; under `dvc repro`, hand the finished run over. Returns the best selection metric."""
@@ -64,7 +62,7 @@ def follow(settings: Settings, world: World) -> float:
 
         plan = schedule.plan(split.values["sizes"]["train"], settings.train)
         device = choose_device(settings.device, world)
-        with stop_signals(ECHO) as stop:
+        with stop_signals() as stop:
             try:
                 Trainer(settings, plan, split, device, None, None, stop, world).train()
             except Interrupted as interruption:
@@ -129,7 +127,7 @@ def train(
     deliveries = Deliveries(settings.tracking, run)
     status = "failed"
     try:
-        with stop_signals(ECHO if world.size > 1 else 0.0) as stop:
+        with stop_signals() as stop:
             Trainer(settings, plan, split, device, run, journal, stop, world).train()
         status = "finished"
     except Interrupted as interruption:
