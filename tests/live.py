@@ -76,15 +76,18 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(folder / "src"), "MLFLOW_DISABLE_TELEMETRY": "true", **more}
 
 
-def command(stage: str, *arguments: str) -> list[str]:
-    """A stage as a person starts it, with this Python."""
-    return [sys.executable, "-m", f"bestepoch.{stage}", *arguments]
+def command(stage: str, *arguments: str, processes: int = 1) -> list[str]:
+    """A stage as a person starts it, with this Python; on several processes by torchrun."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [sys.executable, *(torchrun if processes > 1 else []), "-m", f"bestepoch.{stage}", *arguments]
 
 
-def run(folder: Path, stage: str, *arguments: str, at: Path | None = None, code: int = 0, **more: str) -> str:
+def run(
+    folder: Path, stage: str, *arguments: str, at: Path | None = None, code: int = 0, processes: int = 1, **more: str
+) -> str:
     """Run a stage to its end, which must be ``code``; what it printed, errors and output together."""
     done = subprocess.run(
-        command(stage, *arguments),
+        command(stage, *arguments, processes=processes),
         cwd=at or folder,
         env=environment(folder, **more),
         stdout=subprocess.PIPE,
@@ -99,11 +102,11 @@ def run(folder: Path, stage: str, *arguments: str, at: Path | None = None, code:
 class Started:
     """A stage that runs beside the test."""
 
-    def __init__(self, folder: Path, stage: str, *arguments: str, **more: str) -> None:
+    def __init__(self, folder: Path, stage: str, *arguments: str, processes: int = 1, **more: str) -> None:
         # to a file: nobody reads along, and a full pipe would stop it
         self._printed = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
         self.process = subprocess.Popen(
-            command(stage, *arguments),
+            command(stage, *arguments, processes=processes),
             cwd=folder,
             env=environment(folder, **more),
             stdout=self._printed,
@@ -186,9 +189,9 @@ class Server:
 
 
 @contextlib.contextmanager
-def started(folder: Path, stage: str, *arguments: str, **more: str) -> Iterator[Started]:
+def started(folder: Path, stage: str, *arguments: str, processes: int = 1, **more: str) -> Iterator[Started]:
     """`Started`, which ends with the block at the latest."""
-    it = Started(folder, stage, *arguments, **more)
+    it = Started(folder, stage, *arguments, processes=processes, **more)
     try:
         yield it
     finally:

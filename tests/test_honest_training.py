@@ -24,6 +24,7 @@ from torch.nn.functional import cross_entropy, log_softmax
 
 from bestepoch import checkpoint, config, data, loop, model, train, trainer
 from bestepoch.data import Augment, Summary
+from bestepoch.distributed import World
 from bestepoch.journal import read
 from bestepoch.loop import NonFiniteLoss, Objective
 from bestepoch.project import UsageError
@@ -719,8 +720,9 @@ class Breaks:
     at: int
     value: float
     calls: int = 0
+    world: World = dataclasses.field(default_factory=World)
 
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, labels: Tensor, batch: int) -> Tensor:
         self.calls += 1
         return cross_entropy(logits, labels) * (self.value if self.calls == self.at else 1.0)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NoReturn
 
 from bestepoch import config, project
+from bestepoch.distributed import World
 from bestepoch.project import UsageError
 from bestepoch.schema import Settings
 
@@ -32,6 +33,7 @@ def launch(task: Callable[[Settings], float | None], sweep_task: SweepTask | Non
 
     _log_to_terminal()
     arguments = get_args_parser().parse_args()
+    world = World.here()
     sweep: Sweep | None = None
 
     def job(cfg: object) -> float | None:
@@ -56,6 +58,9 @@ def launch(task: Callable[[Settings], float | None], sweep_task: SweepTask | Non
                     raise UsageError("--help, --cfg and --info show one job: leave -m out.")
                 if arguments.multirun and sweep_task is None:
                     raise UsageError("This stage takes no sweep: -m belongs to `python -m bestepoch.train`.")
+                if world.size > 1 and (arguments.multirun or sweep_task is None):
+                    what = "A sweep (-m)" if arguments.multirun else "This stage"
+                    raise UsageError(f"{what} takes one process: type `python` in place of `torchrun` and its options.")
                 given, first = config.checked(arguments.overrides, arguments.multirun)
                 sys.argv += given[len(arguments.overrides) :]
                 if arguments.multirun:
@@ -109,11 +114,12 @@ def _log_to_terminal() -> None:
     logger = logging.getLogger("bestepoch")
     if not logger.handlers:
         logger.addHandler(_Stderr())
-        logger.setLevel(logging.INFO)
+        logger.setLevel(logging.INFO if World.here().first else logging.CRITICAL)
         logger.propagate = False
 
 
 def fail(error: UsageError) -> NoReturn:
     """Say what is wrong and leave, without a traceback."""
+    World.here().defer()
     sys.stderr.write(f"bestepoch: {error}\n")
     raise SystemExit(USAGE_EXIT) from None

@@ -155,6 +155,11 @@ def order(seed: int, epoch: int, images: int) -> torch.Tensor:
     return torch.randperm(images, generator=_generator(seed, epoch, 0))
 
 
+def stream(seed: int, rank: int) -> int:
+    """The seed for what one of several processes draws on the way, such as dropout."""
+    return int(np.random.SeedSequence([seed, rank], spawn_key=(2,)).generate_state(1, np.uint64)[0] >> 1)
+
+
 def _generator(seed: int, epoch: int, purpose: int) -> torch.Generator:
     """Independent streams for each (seed, epoch, purpose); nothing of it needs saving."""
     import torch
@@ -184,6 +189,8 @@ class Augment:
 
     def __call__(self, images: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """``images``: uint8 (n, height, width), the ones at ``index`` of the training set. Returns the same shape."""
+        if not len(index):  # of a small batch on several processes
+            return images
         if self.kind == "shift":
             return _shifted(images, self.moves[index], self.pixels)
         if self.kind == "affine":

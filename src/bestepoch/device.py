@@ -6,6 +6,7 @@ import functools
 import os
 from typing import TYPE_CHECKING
 
+from bestepoch.distributed import World
 from bestepoch.project import UsageError
 from bestepoch.schema import Device
 
@@ -13,23 +14,34 @@ if TYPE_CHECKING:
     import torch
 
 
-def choose_device(settings: Device) -> torch.device:
-    """The device that ``device.name`` means here, ready for repeatable results.
+def choose_device(settings: Device, world: World | None = None) -> torch.device:
+    """The device that ``device.name`` means here, ready for repeatable results; for each process a GPU of its own.
 
     Raises:
         UsageError: it is not there.
     """
     import torch
 
+    world = world or World()
     _own_threads()
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if world.size > 1:
+        del there["mps"]  # it takes one process
     name: str = settings.name
     if name == "auto":
         name = next(kind for kind, present in there.items() if present)
-    if not there[name]:
+    if not there.get(name):
         raise UsageError(
             f"device.name = {name} is not on this machine; there are: {', '.join(k for k in there if there[k])}"
         )
+    if world.size > 1 and name == "cuda":
+        gpus = torch.cuda.device_count()
+        if world.local_size > gpus:
+            raise UsageError(
+                f"{world.local_size} processes need a GPU each, and this machine has {gpus}: "
+                f"torchrun --nproc-per-node={gpus}, or device.name=cpu"
+            )
+        torch.cuda.set_device(world.local_rank)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with this
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # costs time
@@ -38,7 +50,7 @@ def choose_device(settings: Device) -> torch.device:
         # glibc returns blocks to the system, and has them back as pages to be zeroed, until it was given one as large
         # as this: without, the first epoch of a CNN takes a fifth longer than the second
         torch.empty(2**25 - 2**16, dtype=torch.uint8)
-    return torch.device(name)
+    return torch.device(name, world.local_rank) if world.size > 1 and name == "cuda" else torch.device(name)
 
 
 @functools.cache

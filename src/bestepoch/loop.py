@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from bestepoch.data import Augment
+from bestepoch.distributed import World
 from bestepoch.schema import Adam, AdamW, RmsProp, Sgd
 
 After = Callable[[int, "float | Tensor", float], None]
@@ -48,10 +49,20 @@ class Objective:
     label_smoothing: float
     l1: float
     weights: tuple[Tensor, ...]
+    world: World = field(default_factory=World)
 
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """(n, classes) and (n,) to a scalar, in nats an image."""
-        loss = cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+    def __call__(self, logits: Tensor, labels: Tensor, batch: int | None = None) -> Tensor:
+        """(n, classes) and (n,) to a scalar, in nats an image.
+
+        Args:
+            batch: images in the batch that these are this process's part of, which may be none; the mean over the
+                processes is the batch's own loss.
+        """
+        if self.world.size == 1:
+            loss = cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        else:
+            loss = cross_entropy(logits, labels, label_smoothing=self.label_smoothing, reduction="sum")
+            loss = loss * (self.world.size / (batch or len(labels)))
         if self.l1:
             loss = loss + self.l1 * sum(w.abs().sum() for w in self.weights)
         return loss
@@ -73,7 +84,7 @@ def train_epoch(
 
     Args:
         images, labels: the whole training set, on the device.
-        batches: which of them to take, an index tensor for each update.
+        batches: which of them to take, an index tensor for each update; of several processes each has its part.
         rate: the learning rate of an update, by its number.
         first: the number of the first update.
         after: called with (iteration, loss, learning rate) after each update; on a GPU the loss is a tensor that
@@ -82,13 +93,16 @@ def train_epoch(
     Raises:
         NonFiniteLoss: before the update that would spoil the weights (where the loss is on the CPU).
     """
+    world = objective.world
     network.train()
     for iteration, index in enumerate(batches, first):
         lr = rate(iteration)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        loss = objective(network(augment(images[index], index)), labels[index])
-        value: float | Tensor = loss.item() if loss.device.type == "cpu" else loss.detach()
+        part = world.part(index)
+        loss = objective(network(augment(images[part], part)), labels[part], len(index))
+        total = world.mean(loss)
+        value: float | Tensor = total.item() if total.device.type == "cpu" else total.detach()
         if isinstance(value, float) and not math.isfinite(value):
             raise NonFiniteLoss(iteration, lr, value)
         optimizer.zero_grad(set_to_none=True)
@@ -127,6 +141,13 @@ class Fared:
     def accuracy(self) -> float:
         """The share of correct ones, 0 to 1."""
         return self.correct.double().mean().item()
+
+
+def join(parts: list[Fared]) -> Fared:
+    """What the processes found, each of its part."""
+    if len(parts) == 1:
+        return parts[0]
+    return Fared(torch.cat([part.losses for part in parts]), torch.cat([part.correct for part in parts]))
 
 
 def score(logits: Tensor, labels: Tensor) -> Fared:

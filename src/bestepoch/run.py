@@ -20,12 +20,16 @@ from filelock import FileLock, Timeout
 from bestepoch import project
 from bestepoch.config import MENUS
 from bestepoch.data import Summary, md5
+from bestepoch.distributed import World
 from bestepoch.schema import Settings
 
 log = logging.getLogger("bestepoch")
 
 # The modules whose code decides the numbers that a training gives.
-TRAINING_CODE = ("data", "loop", "model", "schedule", "schema", "selection", "state", "train", "trainer")
+TRAINING_CODE = (
+    *("batchnorm", "data", "distributed", "loop", "model", "schedule"),
+    *("schema", "selection", "state", "train", "trainer"),
+)
 
 
 @dataclass
@@ -75,16 +79,24 @@ class Run:
 
     @classmethod
     def open(
-        cls, settings: Settings, data: Summary, device: str, overrides: list[str], folder: Path | None = None
+        cls,
+        settings: Settings,
+        data: Summary,
+        device: str,
+        overrides: list[str],
+        folder: Path | None = None,
+        world: World | None = None,
     ) -> Run:
         """The unfinished run of the same configuration, data and code, else a new one.
 
         Args:
             folder: a sweep's place for this job, where a finished run of the same identity is taken as it is; else
                 any folder in ``runs/`` will do and a finished run is left alone.
+            world: the processes that train it. Another number of them rounds otherwise, and is another run.
         """
         code = project.code_hashes(TRAINING_CODE)
-        config = settings.training()
+        world = world or World()
+        config = settings.training() | ({"processes": world.size} if world.size > 1 else {})
         fingerprint = project.digest(config, data.checksum, code)
         base = project.home() / "runs"
         base.mkdir(exist_ok=True)
@@ -104,7 +116,7 @@ class Run:
             key=uuid.uuid4().hex,
             fingerprint=fingerprint,
             status="running",
-            command="dvc repro" if settings.publish else _command(overrides),
+            command="dvc repro" if settings.publish else _command(world.launcher, overrides),
             config=config,
             code=code,
             data={
@@ -173,9 +185,9 @@ def _claim(base: Path, name: str) -> tuple[Path, FileLock]:
         number += 1
 
 
-def _command(overrides: list[str]) -> str:
+def _command(launcher: list[str], overrides: list[str]) -> str:
     """What to type to have this run again; an override that only says `as it is` is left out."""
-    return shlex.join(["python", "-m", "bestepoch.train", *(line for line in overrides if "${" not in line)])
+    return shlex.join([*launcher, "-m", "bestepoch.train", *(line for line in overrides if "${" not in line)])
 
 
 def _dvc_version() -> str | None:

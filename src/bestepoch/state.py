@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from bestepoch import checkpoint
+from bestepoch.distributed import World
 
 
 @dataclass
@@ -20,38 +21,44 @@ class State:
     network: torch.nn.Module
     optimizer: torch.optim.Optimizer
     device: torch.device
+    world: World = field(default_factory=World)
     iteration: int = 0  # updates made
     evaluated: bool = True  # whether the epoch that the last of them ended has its row
     seconds: float = 0.0  # trained in an epoch that is not at its end
     spent: dict[str, float] = field(default_factory=lambda: {"validation": 0.0, "checkpoints": 0.0})  # seconds
 
-    def resume(self, folder: Path) -> bool:
-        """Take up the newest whole state of the run in ``folder``, if there is one."""
-        saved = checkpoint.newest_state(folder)
+    def resume(self, folder: Path | None) -> bool:
+        """Take up the newest whole state of the run in ``folder``, if there is one; the first process reads it."""
+        saved = self.world.told(checkpoint.newest_state(folder) if folder is not None else None)
         if saved is None:
             return False
         self.network.load_state_dict(saved["network"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        torch.set_rng_state(saved["rng"])
-        if "cuda_rng" in saved:
-            torch.cuda.set_rng_state(saved["cuda_rng"])
+        random = saved if self.world.size == 1 else saved["processes"][self.world.rank]
+        torch.set_rng_state(random["rng"])
+        if "cuda_rng" in random:
+            torch.cuda.set_rng_state(random["cuda_rng"])
         for name in ("iteration", "evaluated", "seconds", "spent"):
             setattr(self, name, saved[name])
         return True
 
-    def save(self, folder: Path) -> None:
-        """Put it beside the ones before; the newest two are kept."""
+    def save(self, folder: Path | None) -> None:
+        """Put it beside the ones before, as the first process does; the newest two are kept."""
+        random = {"rng": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["cuda_rng"] = torch.cuda.get_rng_state()
+        everyones = self.world.gathered(random)
+        if folder is None:
+            return
         state = {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "rng": torch.get_rng_state(),
             "iteration": self.iteration,
             "evaluated": self.evaluated,
             "seconds": self.seconds,
             "spent": self.spent,
+            **(random if self.world.size == 1 else {"processes": everyones}),
         }
-        if self.device.type == "cuda":
-            state["cuda_rng"] = torch.cuda.get_rng_state()
         checkpoint.save_state(folder, self.iteration, state)
 
     @contextlib.contextmanager

@@ -46,15 +46,19 @@ def heading(run: Run, split: Summary, plan: Plan) -> None:
         log.warning("WARNING  the offline sample stands in for %s: no number here is of %s", *[split.requested] * 2)
     for line in plan.describe().splitlines():
         log.info("plan     %s", line)
-    log.info("device   %s, %d threads", run.info["environment"]["device"], run.info["environment"]["threads"])
+    count = run.info["config"].get("processes")
+    each = f" in each of {count} processes" if count else ""
+    log.info("device   %s, %d threads%s", run.info["environment"]["device"], run.info["environment"]["threads"], each)
 
 
 class Training:
     """The progress of one run: a bar with loss, rate and time left on a terminal, one line an epoch otherwise."""
 
-    def __init__(self, iterations: int, done: int) -> None:
+    def __init__(self, iterations: int, done: int, shown: bool = True) -> None:
         self.progress: Any = None
-        if not (sys.stderr.isatty() and log.isEnabledFor(logging.INFO)):  # a job of a sweep has no bar of its own
+        self.shown = shown
+        # a job of a sweep has no bar of its own
+        if not (shown and sys.stderr.isatty() and log.isEnabledFor(logging.INFO)):
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -89,7 +93,7 @@ class Training:
         """One line above the bar."""
         if self.progress is not None:
             self.progress.console.print(text)
-        else:
+        elif self.shown:
             log.info("%s", text)
 
     def close(self) -> None:

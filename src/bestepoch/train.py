@@ -13,6 +13,7 @@ from bestepoch.app import launch, overrides
 from bestepoch.data import Summary
 from bestepoch.delivery import Deliveries, courier
 from bestepoch.device import choose_device
+from bestepoch.distributed import World
 from bestepoch.journal import Journal, read
 from bestepoch.project import UsageError
 from bestepoch.run import TRAINING_CODE, Run, publish
@@ -28,11 +29,19 @@ log = logging.getLogger("bestepoch")
 
 def main(settings: Settings) -> float:
     """Train one configuration; under `dvc repro`, hand the finished run over. Returns the best selection metric."""
-    courier(settings.tracking)
+    world = World.here()
+    if world.first:
+        courier(settings.tracking)
+    with world.joined():
+        return lead(settings, world) if world.first else follow(settings, world)
+
+
+def lead(settings: Settings, world: World) -> float:
+    """`main`, of all processes in the first one, which is the only one as a rule."""
     if settings.publish:
         stop_with_dvc(project.root() / settings.publish)
     split = prepare.pipeline_split() if settings.publish else prepare.split_for(settings)
-    run = train(settings, split)
+    run = train(settings, split, world=world)
     if settings.publish:
         if project.code_hashes(TRAINING_CODE) != run.info["code"]:
             # DVC hashes the code now, after the command: it would vouch for code that did not train this
@@ -42,6 +51,25 @@ def main(settings: Settings) -> float:
         log.info("test it  python -m bestepoch.evaluate run=%s", project.relative(run.folder))
     run.close()
     return best_metric(run.folder, settings)
+
+
+def follow(settings: Settings, world: World) -> float:
+    """`main` in any further process: its part of each batch. What becomes of the run is the first one's to say."""
+    split = world.told()
+    if split is not None:
+        from bestepoch.loop import NonFiniteLoss
+        from bestepoch.trainer import Trainer
+
+        plan = schedule.plan(split.values["sizes"]["train"], settings.train)
+        device = choose_device(settings.device, world)
+        with stop_signals() as stop:
+            try:
+                Trainer(settings, plan, split, device, None, None, stop, world).train()
+            except Interrupted as interruption:
+                raise SystemExit(128 + interruption.number) from None
+            except NonFiniteLoss as error:
+                raise UsageError(str(error)) from None
+    return math.nan
 
 
 def sweep_main(settings: Settings, sweep: Sweep) -> float:
@@ -62,12 +90,19 @@ def best_metric(folder: Path, settings: Settings) -> float:
     return selection.best_epoch(read(folder / "epochs.csv"), choice.metric, choice.mode)[choice.metric]
 
 
-def train(settings: Settings, split: Summary, folder: Path | None = None, parent: str | None = None) -> Run:
+def train(
+    settings: Settings,
+    split: Summary,
+    folder: Path | None = None,
+    parent: str | None = None,
+    world: World | None = None,
+) -> Run:
     """Train to the end of the plan, or go on where a run of the same identity was interrupted.
 
     Args:
         folder: where the run lives; by default a new folder in ``runs/``, or the one to go on with.
         parent: the MLflow run of the sweep that this is a job of.
+        world: the processes that train it, of which this is the first; the others are in `follow`.
 
     Raises:
         UsageError: the plan cannot be carried out, or the loss is no longer finite.
@@ -76,15 +111,18 @@ def train(settings: Settings, split: Summary, folder: Path | None = None, parent
     from bestepoch.loop import NonFiniteLoss
     from bestepoch.trainer import Trainer
 
+    world = world or World()
     plan = schedule.plan(split.values["sizes"]["train"], settings.train)
-    device = choose_device(settings.device)
-    run = Run.open(settings, split, str(device), overrides(), folder)
+    device = choose_device(settings.device, world)
+    run = Run.open(settings, split, device.type, overrides(), folder, world)
     heading(run, split, plan)
     if not run.resumed:
         continuation.begin(run, settings, plan)
     if run.status == "finished":
         log.info("%s is finished already and is taken as it is", project.relative(run.folder))
+        world.told(None)
         return run
+    world.told(split)
     run.info.pop("reason", None)
     run.update(status="running", to_publish=settings.publish is not None, parent=parent)
     journal = Journal(run.folder)
@@ -92,7 +130,7 @@ def train(settings: Settings, split: Summary, folder: Path | None = None, parent
     status, stopped = "failed", 0
     try:
         with stop_signals() as stop:
-            Trainer(settings, plan, split, device, run, journal, stop).train()
+            Trainer(settings, plan, split, device, run, journal, stop, world).train()
         status = "finished"
     except Interrupted as interruption:
         status, stopped = "killed", interruption.number

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from bestepoch import checkpoint, data, loop, model, schedule, selection
+from bestepoch import batchnorm, checkpoint, data, loop, model, schedule, selection
 from bestepoch.data import Summary
+from bestepoch.distributed import World
 from bestepoch.journal import Journal, Row, read, read_after
 from bestepoch.loop import NonFiniteLoss
 from bestepoch.run import Run
@@ -32,13 +33,21 @@ class Trainer:
         plan: schedule.Plan,
         split: Summary,
         device: torch.device,
-        run: Run,
-        journal: Journal,
+        run: Run | None,
+        journal: Journal | None,
         stop: list[int],
+        world: World | None = None,
     ) -> None:
-        """Args: ``stop``: holds the number of a signal as soon as one came."""
+        """Set up, the same in every process.
+
+        Args:
+            run, journal: where it is recorded; of several processes the first one has them.
+            stop: holds the number of a signal as soon as one came.
+        """
         self.settings, self.plan, self.device = settings, plan, device
         self.run, self.journal, self.stop = run, journal, stop
+        self.world = world = world or World()
+        world.wishes = self._wishes
         self.images, self.labels = data.on_device(split, "train", device)
         self.held_out = data.on_device(split, "validation", device)
 
@@ -47,8 +56,12 @@ class Trainer:
         network = model.build(settings.model, split.shape, split.classes, values["pixel_mean"], values["pixel_std"])
         self.network = network.to(device)
         weights = tuple(p for p in network.parameters() if p.ndim > 1)
-        self.objective = loop.Objective(settings.loss.label_smoothing, settings.optimizer.l1, weights)
-        self.state = State(network, loop.optimizer(settings.optimizer, network), device)
+        self.objective = loop.Objective(settings.loss.label_smoothing, settings.optimizer.l1, weights, world)
+        self.state = State(network, loop.optimizer(settings.optimizer, network), device, world)
+        if world.size > 1:
+            batchnorm.over_all_processes(network)
+            torch.manual_seed(data.stream(settings.seed, world.rank))  # dropout differs between the parts of a batch
+        self.trained = world.shared(network, self.images[:1])
 
     def train(self) -> None:
         """To the end of the plan, or to where early stopping ends it.
@@ -58,12 +71,12 @@ class Trainer:
             NonFiniteLoss: naming the update, which on the CPU was not made.
         """
         state, per_epoch = self.state, self.plan.per_epoch
-        if state.resume(self.run.folder):
+        if state.resume(self.run.folder if self.run is not None else None):
             log.info("going on after iteration %s of %s", f"{state.iteration:,}", f"{self.plan.iterations:,}")
         self._saved = time.monotonic()
-        self.view = Training(self.plan.iterations, state.iteration)
+        self.view = Training(self.plan.iterations, state.iteration, self.world.first)
         complete = math.ceil(state.iteration / per_epoch) - 1 + state.evaluated  # epochs that have their row
-        past = read(self.journal.epochs)[:complete]
+        past = self.world.told(read(self.journal.epochs)[:complete] if self.journal is not None else None)
         try:
             for epoch in range(complete + 1, self.plan.epochs + 1):
                 reason = selection.stop_reason(past, self.settings.stopping)
@@ -73,15 +86,17 @@ class Trainer:
                 row = self._epoch(epoch, [row["val/loss"] for row in past])
                 past.append(row)
                 self.view.epoch(row, self.plan.epochs)
-                if self.stop:
-                    raise Interrupted(self.stop[0])
+                if stop := self.world.agree()[0]:
+                    raise Interrupted(stop)
         finally:
             self.view.close()
-            self.run.info["spent"] = self.run.info.get("spent", {}) | state.spent
+            if self.run is not None:
+                self.run.info["spent"] = self.run.info.get("spent", {}) | state.spent
 
     def _stop_early(self, last: Row, reason: str) -> None:
         epoch, scheduler = int(last["epoch"]), self.settings.scheduler
-        self.run.update(stopped={"epoch": epoch, "reason": reason})
+        if self.run is not None:
+            self.run.update(stopped={"epoch": epoch, "reason": reason})
         self.view.line(f"stopped early after epoch {epoch}: {reason}")
         if schedule.spans_the_plan(scheduler):
             self.view.line(
@@ -100,7 +115,7 @@ class Trainer:
         done = state.iteration
         losses: list[Any] = []
         if done > begin:  # resumed inside this epoch
-            rows = read_after(self.journal.iterations, begin)
+            rows = self.world.told(read_after(self.journal.iterations, begin) if self.journal is not None else None)
             losses = [row["train/loss"] for row in rows if row["iteration"] <= done]
         # the clock of the epoch stands still while a state is saved
         started = time.monotonic() - state.seconds - state.spent["checkpoints"]
@@ -109,23 +124,25 @@ class Trainer:
             return schedule.learning_rate(settings.scheduler, settings.optimizer.lr, plan, iteration, history)
 
         def after(iteration: int, loss: Any, lr: float) -> None:
-            self.journal.iteration(iteration, epoch, loss, lr)
+            if self.journal is not None:
+                self.journal.iteration(iteration, epoch, loss, lr)
             losses.append(loss)
             state.iteration = iteration
             self.view.iteration(iteration, epoch, loss, lr)
-            if self.journal.not_finite is not None:  # on a GPU, whose losses are looked at when their rows are written
-                raise NonFiniteLoss(*self.journal.not_finite)
-            now = time.monotonic()
-            if self.stop or now - self._saved > settings.checkpoint.every_seconds:
-                state.seconds = now - started - state.spent["checkpoints"]
+            # several processes have agreed before the update, when the loss was put together
+            stop, save, not_finite = self._wishes() if self.world.size == 1 else self.world.agreed
+            if not_finite:
+                self._look_at_losses()
+            if stop or save:
+                state.seconds = time.monotonic() - started - state.spent["checkpoints"]
                 self._save()
-                if self.stop:
-                    raise Interrupted(self.stop[0])
+                if stop:
+                    raise Interrupted(stop)
 
         order = torch.split(data.order(settings.seed, epoch, len(self.images)).to(self.device), plan.batch_size)
         state.evaluated = False
         loop.train_epoch(
-            self.network,
+            self.trained,
             self.images,
             self.labels,
             order[done - begin : end - begin],
@@ -139,9 +156,9 @@ class Trainer:
         seconds = time.monotonic() - started - state.spent["checkpoints"]
         losses = _finite(losses, begin, rate)
         with state.clock("validation"):
-            images, labels = self.held_out
-            fared = loop.score(loop.predict(self.network, images), labels)
-        row = {
+            images, labels = (self.world.part(tensor) for tensor in self.held_out)
+            fared = loop.join(self.world.gathered(loop.score(loop.predict(self.network, images), labels)))
+        row: Row = {
             "epoch": epoch,
             "iteration": end,
             "train/epoch_loss": _mean_loss(losses, order[: end - begin]),
@@ -150,25 +167,43 @@ class Trainer:
             "lr": rate(end),
             "seconds": round(seconds, 3),
         }
+        row = self.world.told(row)
         with state.clock("checkpoints"):
             # the losses in single precision: for a standard error, not for a sum that must come out
             result = {"losses": fared.losses.float(), "correct": fared.correct}
-            checkpoint.save(
-                checkpoint.weights_path(self.run.folder, epoch),
-                {"network": self.network.state_dict(), "epoch": epoch, "validation": result},
-            )
-        self.journal.epoch(row)
+            if self.run is not None:
+                checkpoint.save(
+                    checkpoint.weights_path(self.run.folder, epoch),
+                    {"network": self.network.state_dict(), "epoch": epoch, "validation": result},
+                )
+        if self.journal is not None:
+            self.journal.epoch(row)
         state.evaluated, state.seconds = True, 0.0
         self._save()
         return row
 
     def _save(self) -> None:
         with self.state.clock("checkpoints"):
-            self.journal.flush(sync=True)  # the record never falls behind the weights
-            if self.journal.not_finite is not None:  # and weights that are spoiled are never kept
-                raise NonFiniteLoss(*self.journal.not_finite)
-            self.state.save(self.run.folder)
+            if self.journal is not None:
+                self.journal.flush(sync=True)  # the record never falls behind the weights
+            self._look_at_losses()  # and weights that are spoiled are never kept
+            self.state.save(self.run.folder if self.run is not None else None)
         self._saved = time.monotonic()
+
+    def _wishes(self) -> tuple[int, int, int]:
+        """A signal's number, whether to save, and whether a loss was found to be no number: all 0 where all is well.
+
+        The last is for a GPU, whose losses are looked at when their rows are written.
+        """
+        if self.journal is None:
+            return (self.stop[0] if self.stop else 0), 0, 0
+        save = time.monotonic() - self._saved > self.settings.checkpoint.every_seconds
+        return (self.stop[0] if self.stop else 0), save, self.journal.not_finite is not None
+
+    def _look_at_losses(self) -> None:
+        wrong = self.world.told(self.journal.not_finite if self.journal is not None else None)
+        if wrong is not None:
+            raise NonFiniteLoss(*wrong)
 
 
 def _finite(losses: list[Any], begin: int, rate: Callable[[int], float]) -> list[float]:
