@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,6 @@ from omegaconf import OmegaConf
 
 from bestepoch import project
 from bestepoch.project import UsageError
-
 
 # What a node of a Ray cluster cannot know by itself, where it is set here.
 ENVIRONMENT = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
@@ -38,7 +38,7 @@ def plan(overrides: list[str]) -> Plan:
     """Of overrides that are checked.
 
     Raises:
-        UsageError: the launcher or sweeper cannot be had.
+        UsageError: the launcher or sweeper cannot be had, or not on this machine.
     """
     from hydra import compose, initialize_config_dir
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # expands a command line as it will be
@@ -62,6 +62,11 @@ def plan(overrides: list[str]) -> Plan:
         raise UsageError(str(error).partition("\nConfig search path:")[0].strip()) from None
     finally:
         GlobalHydra.instance().clear()
+    if _kind(launcher) == "SlurmLauncher" and shutil.which("srun") is None:
+        raise UsageError(
+            "hydra/launcher=slurm hands its jobs to Slurm, whose commands (sbatch, srun) are not on this machine. Type "
+            "it on a machine of the cluster; several jobs at once on this one: hydra/launcher=joblib"
+        )
     given = any(line.lstrip("+").startswith("device.threads=") for line in overrides)
     threads = None if given else _threads(launcher, len(jobs) if jobs is not None else None)
     return Plan(jobs, threads, _for_ray(overrides) if _kind(launcher) == "RayLauncher" else [])
