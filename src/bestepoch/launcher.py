@@ -79,6 +79,7 @@ def _kind(launcher: dict[str, Any]) -> str:
 def _for_ray(overrides: list[str]) -> list[str]:
     """Quiet, since each job has its line in the sweep's own list; and the environment, by name: it holds a password."""
     init = {"include_dashboard": "false", "log_to_driver": "false", "logging_level": "warning"}
+    init["object_store_memory"] = "null"  # the plugin's own choice is refused by a Ray that is running already
     init |= {f"runtime_env.env_vars.{name}": f"${{oc.env:{name}}}" for name in ENVIRONMENT if os.environ.get(name)}
     lines = {f"+hydra.launcher.ray.init.{key}": value for key, value in init.items()}
     given = {line.partition("=")[0].lstrip("+") for line in overrides}
