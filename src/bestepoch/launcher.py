@@ -57,7 +57,8 @@ def plan(overrides: list[str]) -> Plan:
                 # a preset's own sweeps come first, as they will
                 own = [f"{key}={value}" for key, value in (cfg.hydra.sweeper.params or {}).items()]
                 (jobs,) = BasicSweeper.split_arguments(parser.parse_overrides([*own, *overrides]), None)
-                jobs = [[line for line in job if not _of_hydra(line)] for job in jobs]
+                # as a job has its own in `app.overrides`
+                jobs = [[line for line in job if not _of_hydra(line) and line != "train.epochs=null"] for job in jobs]
     except HydraException as error:
         raise UsageError(str(error).partition("\nConfig search path:")[0].strip()) from None
     finally:

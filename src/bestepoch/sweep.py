@@ -150,7 +150,7 @@ class Sweep:
                 f"{self.root} is not there on {socket.gethostname()}. The machines of a sweep share the project's "
                 f"folder, at the same path on each"
             )
-        if project.root() != self.root:
+        if self.root not in (Path.cwd(), *Path.cwd().parents):
             os.chdir(self.root)
 
     @contextlib.contextmanager
