@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -69,6 +70,7 @@ def launch(task: Callable[[Settings], float | None], sweep_task: SweepTask | Non
                     sweep, more = Sweep.of(given, first)
                     sys.argv += [*more, f"hydra.sweep.dir='{sweep.folder}'"]
                     watched = sweep.watched()
+                    os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra shows a page of traceback in place of raising it
         with _plain_disk_errors(), watched:
             hydra.main(version_base="1.3", config_path=str(folder), config_name="config")(job)()
     except UsageError as error:

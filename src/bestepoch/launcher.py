@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +38,7 @@ def plan(overrides: list[str]) -> Plan:
     """Of overrides that are checked.
 
     Raises:
-        UsageError: the launcher or sweeper cannot be had.
+        UsageError: the launcher or sweeper cannot be had, or not on this machine.
     """
     from hydra import compose, initialize_config_dir
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # expands a command line as it will be
@@ -61,6 +62,11 @@ def plan(overrides: list[str]) -> Plan:
         raise UsageError(str(error).partition("\nConfig search path:")[0].strip()) from None
     finally:
         GlobalHydra.instance().clear()
+    if _kind(launcher) == "SlurmLauncher" and shutil.which("srun") is None:
+        raise UsageError(
+            "hydra/launcher=slurm hands its jobs to Slurm, whose commands (sbatch, srun) are not on this machine. Type "
+            "it on a machine of the cluster; several jobs at once on this one: hydra/launcher=joblib"
+        )
     given = any(line.lstrip("+").startswith("device.threads=") for line in overrides)
     threads = None if given else _threads(launcher, len(jobs) if jobs is not None else None)
     return Plan(jobs, threads, _for_ray(overrides) if _kind(launcher) == "RayLauncher" else [])
@@ -73,6 +79,7 @@ def _kind(launcher: dict[str, Any]) -> str:
 def _for_ray(overrides: list[str]) -> list[str]:
     """Quiet, since each job has its line in the sweep's own list; and the environment, by name: it holds a password."""
     init = {"include_dashboard": "false", "log_to_driver": "false", "logging_level": "warning"}
+    init["object_store_memory"] = "null"  # the plugin's own choice is refused by a Ray that is running already
     init |= {f"runtime_env.env_vars.{name}": f"${{oc.env:{name}}}" for name in ENVIRONMENT if os.environ.get(name)}
     lines = {f"+hydra.launcher.ray.init.{key}": value for key, value in init.items()}
     given = {line.partition("=")[0].lstrip("+") for line in overrides}

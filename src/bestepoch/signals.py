@@ -57,13 +57,27 @@ def stop_with(number: int) -> None:
         _stop_after(psutil.Process(number), "the process that began the sweep is gone; stopping as well")
 
 
-def _stop_after(other: psutil.Process | None, told: str) -> None:
+def alive(number: int) -> bool:
+    """Whether there is a process of that number on this machine."""
     import psutil
 
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return _lives(psutil.Process(number))
+    return False
+
+
+def _lives(process: psutil.Process) -> bool:
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+def _stop_after(other: psutil.Process | None, told: str) -> None:
     def watch() -> None:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            while other is not None and other.is_running() and other.status() != psutil.STATUS_ZOMBIE:
-                time.sleep(0.5)
+        while other is not None and _lives(other):
+            time.sleep(0.5)
         log.warning("%s", told)
         os.kill(os.getpid(), signal.SIGTERM)
 

@@ -120,6 +120,7 @@ class Sweep:
                 f"{where} is being run already by another process. Wait for it, or stop it"
             ) from None
         before = signal.signal(signal.SIGTERM, stop)
+        broken: Exception | None = None
         ended, good = threading.Event(), False
         try:
             self._prepare()
@@ -129,6 +130,8 @@ class Sweep:
                 yield
             except KeyboardInterrupt:
                 raise SystemExit(128 + signal.SIGINT) from None
+            except Exception as error:  # not of a job, whose error is in its row
+                broken = error
             finally:
                 ended.set()
                 watcher.join()
@@ -136,8 +139,23 @@ class Sweep:
         finally:
             signal.signal(signal.SIGTERM, before)
             lock.release()
-        if not good:
+        if broken is not None:
+            self._tell(broken)
+        if broken is not None or not good:
             raise SystemExit(1)
+
+    def _tell(self, error: Exception) -> None:
+        """What became of the launcher, after the table."""
+        from hydra.errors import CompactHydraException
+
+        if isinstance(error, (CompactHydraException, project.UsageError)):  # they are meant to be read
+            log.error("bestepoch: %s", error)
+            return
+        where = self.folder / "launcher.error.log"
+        where.write_text("".join(traceback.format_exception(error)))
+        log.error("bestepoch: The launcher gave up: %s", project.first_line(error))
+        log.error("         %s", project.relative(where))
+        log.error("         The same command again goes on with what is not finished.")
 
     def enter(self) -> None:
         """Go to the project, in a process that was started elsewhere.
@@ -150,7 +168,7 @@ class Sweep:
                 f"{self.root} is not there on {socket.gethostname()}. The machines of a sweep share the project's "
                 f"folder, at the same path on each"
             )
-        if project.root() != self.root:
+        if self.root not in (Path.cwd(), *Path.cwd().parents):
             os.chdir(self.root)
 
     @contextlib.contextmanager
@@ -163,8 +181,10 @@ class Sweep:
         name = self._name(overrides)
         note = self.folder / NOTES / f"{project.digest(overrides)}.json"
         row: dict[str, Any] = {"overrides": " ".join(overrides), "name": name, "status": "running"}
+        row.update(host=socket.gethostname(), process=os.getpid())
         project.write_json(note, row)
-        if os.getppid() == self.process and self.host == socket.gethostname():
+        child = os.getppid() == self.process and self.host == socket.gethostname()
+        if child:
             signals.stop_with(self.process)  # killed, it leaves its processes running
         told = log.level
         log.setLevel(logging.WARNING)  # a job has one line, which the process that began the sweep prints
@@ -183,6 +203,8 @@ class Sweep:
         finally:
             log.setLevel(told)
             project.write_json(note, row)
+            if child and os.getppid() != self.process:
+                os._exit(1)  # a worker of joblib would take its next job, or wait for one that nobody gives it any more
 
     def over(self) -> bool:
         """Whether no further job is to be started, because one has failed and ``sweep.fail_fast`` says so."""
@@ -208,8 +230,15 @@ class Sweep:
         for key, job in planned:
             path = there.pop(key, None)
             waiting = {"overrides": " ".join(job), "name": self._name(job), "status": "not started"}
-            rows.append(waiting if path is None else json.loads(path.read_text()))
-        return rows + [json.loads(path.read_text()) for _, path in sorted(there.items())]
+            rows.append(waiting if path is None else self._read(path))
+        return rows + [self._read(path) for _, path in sorted(there.items())]
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        """A job's note; one whose process died before it could say so was killed."""
+        note: dict[str, Any] = json.loads(path.read_text())
+        if note["status"] == "running" and note["host"] == self.host and not signals.alive(note["process"]):
+            note["status"] = "killed"
+        return note
 
     def _name(self, overrides: list[str]) -> str:
         """What varies in the sweep, since the rest is the same for all of its jobs."""
