@@ -182,12 +182,12 @@ def bestepoch(settings: Settings) -> None:
     """`python -m bestepoch.train` as it is, with a clock around its `train`."""
     inner = train.train
 
-    def timed(settings: Settings, split: Any) -> Any:
+    def timed(settings: Settings, split: Any, **given: Any) -> Any:
         from bestepoch import checkpoint, data
 
         data.load = functools.cache(data.load)  # the images are in memory already, as for the other variants
         task = Task(settings)
-        seconds, run = clocked(lambda: inner(settings, split))
+        seconds, run = clocked(lambda: inner(settings, split, **given))
         weights = checkpoint.load(checkpoint.weights_path(run.folder, task.plan.epochs))["network"]
         report(seconds, task, weights, settings.tracking.mlflow)
         return run

@@ -69,7 +69,8 @@ class Sweep:
             raise project.UsageError("sweep=<folder> belongs to `python -m bestepoch.promote`; leave it out.")
         plan = launcher.plan(overrides)
         more = [] if plan.threads is None else [f"device.threads={plan.threads}"]
-        told = [line for line in overrides if not line.lstrip("+").startswith(("sweep.", "hydra/launcher=", "hydra."))]
+        how = ("sweep.", "hydra/launcher=", "hydra.", "train.epochs=null")  # the last comes with train.iterations
+        told = [line for line in overrides if not line.lstrip("+").startswith(how)]
         told += more
         base = {key: value for key, value in first.training().items() if key != "device"}
         number = project.digest(told, base, project.code_hashes(TRAINING_CODE))[:6]
