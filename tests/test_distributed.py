@@ -183,9 +183,14 @@ def test_dropout_takes_other_units_in_each_process(trained: Callable[[int], Trai
 TRAIN = (
     *(*live.SAMPLE, "model=cnn", "model.channels=[4,8]", "model.dropout=0.2", "optimizer=adamw", "augment=shift"),
     *("scheduler=plateau", "scheduler.patience=0", "scheduler.threshold=0.4"),
-    *("train.epochs=3", "train.batch_size=83", "checkpoint.every_seconds=0.05"),
+    *("train.epochs=2", "train.batch_size=140", "checkpoint.every_seconds=0.1"),
 )
-ITERATIONS = 3 * 49
+ITERATIONS = 2 * 29  # the last batch of an epoch has 130 images
+
+
+def untracked(processes: int) -> tuple[str, ...]:
+    """MLflow and TensorBoard are looked at where there are two."""
+    return () if processes == 2 else UNTRACKED
 
 
 @pytest.fixture(scope="module")
@@ -195,8 +200,8 @@ def uninterrupted(template: Path, tmp_path_factory: pytest.TempPathFactory) -> C
     def on(processes: int) -> Path:
         if processes not in done:
             copy = shutil.copytree(template, tmp_path_factory.mktemp(f"uninterrupted-{processes}") / "project")
-            printed = live.run(copy, "train", *TRAIN, processes=processes)
-            assert [printed.count(text) for text in ("plan  ", "epoch   ", "test it")] == [2, 3, 1]
+            printed = live.run(copy, "train", *TRAIN, *untracked(processes), processes=processes)
+            assert [printed.count(text) for text in ("plan  ", "epoch   ", "test it")] == [2, 2, 1]
             assert f"device   cpu, 1 threads in each of {processes} processes" in printed
             assert "arning" not in printed
             done[processes] = copy
@@ -210,9 +215,9 @@ def is_tracked_once(copy: Path, processes: int) -> None:
     (run,) = live.mlflow_runs(client)
     assert (run.info.status, run.info.run_name) == ("FINISHED", folder.name)
     assert run.data.params["processes"] == str(processes)
-    assert run.data.params["train.batch_size"] == "83"
+    assert run.data.params["train.batch_size"] == "140"
     points = live.journal_points(folder)
-    assert [len(points[key]) for key in ("train/loss", "val/loss")] == [ITERATIONS, 3]
+    assert [len(points[key]) for key in ("train/loss", "val/loss")] == [ITERATIONS, 2]
     assert live.mlflow_points(client, run.info.run_id) == points
     assert live.tensorboard_points(folder) == live.as_float32(points)
 
@@ -224,7 +229,7 @@ def test_the_first_process_alone_writes_the_record(uninterrupted: Callable[[int]
     noted = json.loads((folder / "run.json").read_text())
     assert (noted["status"], noted["config"]["processes"]) == ("finished", 2)
     assert noted["command"] == shlex.join(["torchrun", "--nproc-per-node=2", "-m", "bestepoch.train", *TRAIN])
-    assert len(list(folder.glob("checkpoints/epoch-*.pt"))) == 3
+    assert len(list(folder.glob("checkpoints/epoch-*.pt"))) == 2
     # as good as any other run
     printed = live.run(copy, "evaluate", f"run=runs/{folder.name}", *UNTRACKED)
     assert "best     epoch" in printed and "test     loss" in printed
@@ -239,18 +244,19 @@ def going_on(copy: Path) -> Callable[[], bool]:
 
     def is_it() -> bool:
         states = [int(path.stem.partition("-")[2]) for path in copy.glob("runs/*/state/iteration-*.pt")]
-        return 49 < max(states, default=0) < 98
+        return 29 < max(states, default=0) < ITERATIONS
 
     return is_it
 
 
 def end_as_if_never_stopped(copy: Path, uninterrupted: Path, processes: int) -> str:
-    printed = live.run(copy, "train", *TRAIN, processes=processes)
+    printed = live.run(copy, "train", *TRAIN, *untracked(processes), processes=processes)
     assert printed.count("(resumed)") == printed.count("going on after iteration") == 1
     one, other = live.only_run(copy), live.only_run(uninterrupted)
     assert live.weights(one) == live.weights(other)
     assert live.numbers(one) == live.numbers(other)
-    is_tracked_once(copy, processes)
+    if not untracked(processes):
+        is_tracked_once(copy, processes)
     return printed
 
 
@@ -258,7 +264,7 @@ def test_everything_killed_it_goes_on_and_ends_with_the_same_bits(
     copy: Path, uninterrupted: Callable[[int], Path]
 ) -> None:
     """Of three: the sum of two numbers is the same in any order."""
-    with live.started(copy, "train", *TRAIN, processes=3) as training:
+    with live.started(copy, "train", *TRAIN, *untracked(3), processes=3) as training:
         training.until(going_on(copy))
         for process in everything(psutil.Process(training.process.pid)):
             process.kill()
@@ -318,7 +324,7 @@ def test_a_signal_to_any_of_the_processes_stops_all_at_the_same_iteration(who: s
     assert "stopped by SIGINT; the same command goes on from here: torchrun" in printed.read_text()
     assert json.loads((folder / "run.json").read_text())["status"] == "killed"
     done = len(live.table(folder / "iterations.csv"))
-    assert 49 < done < ITERATIONS
+    assert 29 < done < ITERATIONS
     state = torch.load(folder / f"state/iteration-{done:09d}.pt", weights_only=True)
     one, other = (part["rng"] for part in state["processes"])
     assert not torch.equal(one, other)
