@@ -19,8 +19,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 
 import live
-from bestepoch import config
-from bestepoch.sweep import Sweep
+from bestepoch.sweep import waiting
 
 pytestmark = pytest.mark.xdist_group("sweep")
 
@@ -335,14 +334,15 @@ def test_the_run_of_mlflow_run_is_the_parent(copy: Path) -> None:
     assert {file.path for file in client.list_artifacts(outer)} == {"jobs.csv", "settings.csv", "study"}
 
 
-def test_jobs_whose_names_are_alike_have_folders_of_their_own(tmp_path: Path) -> None:
-    first = config.checked([], False)[1]
-    jobs = [["model.dropout=0.1"], ["augment.dropout=0.1"], ["seed=1"]]
-    sweep = Sweep(tmp_path, tmp_path, [], jobs, first.selection, first.tracking, False)
-    names = [sweep._name(job) for job in jobs]
-    assert len(set(names)) == 3
+def test_jobs_are_named_by_what_they_do_not_have_in_common() -> None:
+    jobs = [["model.dropout=0.1", "a=1"], ["augment.dropout=0.1", "a=1"], ["seed=1", "a=1"]]
+    noted = list(waiting(jobs).values())
+    names = [note["name"] for note in noted]
+    assert [note["overrides"] for note in noted] == [" ".join(job) for job in jobs]
+    assert len(set(names)) == 3, "whose names are alike have folders of their own"
     assert names[2] == "seed1"
     assert all(name.startswith("dropout0.1-") for name in names[:2])
+    assert [note["name"] for note in waiting([["seed=1", "a=1"]], ["a=1", "seed=1,2"]).values()] == ["seed1"]
 
 
 def test_a_sweep_that_is_being_run_is_not_begun_again(failing: tuple[Path, str]) -> None:

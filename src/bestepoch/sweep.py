@@ -17,6 +17,7 @@ import socket
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,11 +30,36 @@ from bestepoch.journal import read
 from bestepoch.run import TRAINING_CODE, Run, short, slug, sweep_lock
 from bestepoch.schema import Selection, Settings, Tracking
 from bestepoch.selection import best_epoch
+from bestepoch.standings import Note
 from bestepoch.terminal import Board
 
 log = logging.getLogger("bestepoch")
 NOTES = ".jobs"  # in a sweep's folder, one file for each job
 EVERY_SECONDS = 0.5
+
+
+def key(overrides: list[str]) -> str:
+    """By which a job is known."""
+    return project.digest(overrides)
+
+
+def waiting(jobs: list[list[str]], fixed: list[str] | None = None) -> dict[str, Note]:
+    """What is noted of jobs that have not begun, by their `key`.
+
+    Each is named by what it does not have in common with all others, or with ``fixed``.
+    """
+    # among the jobs, since Hydra writes a value in its own way: what was typed as 1e-2 is 0.01 in each
+    common = set(fixed or ()) if len(jobs) < 2 else set.intersection(*map(set, jobs))
+    names = [slug([short(line) for line in job if line not in common] or ["job"]) for job in jobs]
+    alike = Counter(names)
+    return {
+        key(job): {
+            "overrides": " ".join(job),
+            "name": name if alike[name] == 1 else f"{name}-{key(job)[:6]}",
+            "status": "not started",
+        }
+        for job, name in zip(jobs, names, strict=True)
+    }
 
 
 @dataclass
@@ -42,13 +68,13 @@ class Sweep:
 
     Args:
         overrides: as they were typed, without those that say how, not what, to run.
-        jobs: the overrides of each job; None where a sweeper chooses them on the way.
+        jobs: what each is noted as before it has begun, by its `key`; empty where a sweeper chooses them on the way.
     """
 
     root: Path
     folder: Path
     overrides: list[str]
-    jobs: list[list[str]] | None
+    jobs: dict[str, Note]
     selection: Selection
     tracking: Tracking
     fail_fast: bool
@@ -56,6 +82,7 @@ class Sweep:
     host: str = field(default_factory=socket.gethostname)
     process: int = field(default_factory=os.getpid)
     began: float = field(default_factory=time.time)
+    ended: dict[str, Note] = field(default_factory=dict)  # the notes that change no more
 
     @classmethod
     def of(cls, overrides: list[str], first: Settings) -> tuple[Sweep, list[str]]:
@@ -77,7 +104,7 @@ class Sweep:
         lines = sorted((line for line in told if line not in more), key=lambda line: not re.search(r"[,(]", line))
         name = slug([short(line) for line in lines])[:60].rstrip("-_.") or "sweep"  # what varies comes first
         folder = project.home() / "runs" / "sweeps" / f"{name}-{number}"
-        jobs = None if plan.jobs is None else [job + more for job in plan.jobs]
+        jobs = waiting([job + more for job in plan.jobs or []], told)
         sweep = cls(project.root(), folder, told, jobs, first.selection, first.tracking, first.sweep.fail_fast)
         return sweep, more + plan.of_hydra
 
@@ -94,7 +121,7 @@ class Sweep:
                 self.parent = begin_sweep(self.tracking.experiment, self.folder, self.overrides)
             except Exception as error:  # the jobs train all the same, each on its own in MLflow
                 log.warning("warning: MLflow does not take the sweep's parent run (%s)", project.first_line(error))
-        count = "" if self.jobs is None else f", {len(self.jobs)} jobs"
+        count = f", {len(self.jobs)} jobs" if self.jobs else ""
         log.info("sweep    %s%s", project.relative(self.folder), count)
 
     @contextlib.contextmanager
@@ -173,16 +200,16 @@ class Sweep:
             os.chdir(self.root)
 
     @contextlib.contextmanager
-    def job(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+    def job(self) -> Iterator[tuple[Path, Note]]:
         """Around one job, in whichever process: yields the folder for its run and its row of the table.
 
         An error ends here, in that row and a file with the traceback, so that the other jobs go on.
         """
         overrides = app.overrides()
-        name = self._name(overrides)
-        note = self.folder / NOTES / f"{project.digest(overrides)}.json"
-        row: dict[str, Any] = {"overrides": " ".join(overrides), "name": name, "status": "running"}
-        row.update(host=socket.gethostname(), process=os.getpid())
+        planned = self.jobs.get(key(overrides)) or next(iter(waiting([overrides], self.overrides).values()))
+        row = {**planned, "status": "running", "host": socket.gethostname(), "process": os.getpid()}
+        name = str(row["name"])
+        note = self.folder / NOTES / f"{key(overrides)}.json"
         project.write_json(note, row)
         child = os.getppid() == self.process and self.host == socket.gethostname()
         if child:
@@ -223,35 +250,22 @@ class Sweep:
             "before": run.info["ended"] < self.began,
         }
 
-    def notes(self) -> list[dict[str, Any]]:
+    def notes(self) -> list[Note]:
         """What the jobs have noted, in the order of their numbers; those that nobody has begun are "not started"."""
         there = {path.stem: path for path in (self.folder / NOTES).glob("*.json")}
-        planned = [(project.digest(job), job) for job in self.jobs or []]
-        rows = []
-        for key, job in planned:
-            path = there.pop(key, None)
-            waiting = {"overrides": " ".join(job), "name": self._name(job), "status": "not started"}
-            rows.append(waiting if path is None else self._read(path))
+        rows = [self._read(there.pop(name)) if name in there else job for name, job in self.jobs.items()]
         return rows + [self._read(path) for _, path in sorted(there.items())]
 
-    def _read(self, path: Path) -> dict[str, Any]:
+    def _read(self, path: Path) -> Note:
         """A job's note; one whose process died before it could say so was killed."""
-        note: dict[str, Any] = json.loads(path.read_text())
+        if path.stem in self.ended:
+            return self.ended[path.stem]
+        note: Note = json.loads(path.read_text())
+        if note["status"] in ("finished", "failed"):
+            self.ended[path.stem] = note
         if note["status"] == "running" and note["host"] == self.host and not signals.alive(note["process"]):
             note["status"] = "killed"
         return note
-
-    def _name(self, overrides: list[str]) -> str:
-        """What varies in the sweep, since the rest is the same for all of its jobs."""
-        name = self._varied(overrides)
-        alike = [job for job in self.jobs or [] if self._varied(job) == name]
-        return name if len(alike) < 2 else f"{name}-{project.digest(overrides)[:6]}"
-
-    def _varied(self, overrides: list[str]) -> str:
-        jobs = self.jobs or []
-        # Hydra writes a value in its own way, so that what all jobs have is looked for among the jobs
-        fixed = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set(self.overrides)
-        return slug([short(line) for line in overrides if line not in fixed] or ["job"])
 
     def _watch(self, ended: threading.Event) -> None:
         """One line for each job: on a terminal while it runs, and everywhere when it has ended."""
@@ -276,7 +290,7 @@ class Sweep:
                         board.line(begin + standings.line(note, self.selection.metric) + ("  (leads)" if leads else ""))
                 board.show([] if last else running)
 
-    def _so_far(self, note: dict[str, Any]) -> str:
+    def _so_far(self, note: Note) -> str:
         table = self.folder / note["name"] / "epochs.csv"
         epochs = read(table) if table.is_file() else []
         if not epochs:
