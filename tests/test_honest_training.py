@@ -789,7 +789,7 @@ def test_a_training_that_goes_on_regardless_would_be_found(sample: Summary, monk
 def parts_loaded(source: str) -> list[str]:
     """The parts of a split that a module's code loads, "?" for one that cannot be told."""
     tree = ast.parse(source)
-    names = {"data.load"}
+    names = {"data.load", "data.on_device"}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module == "bestepoch.data":
             names |= {alias.asname or alias.name for alias in node.names if alias.name == "load"}
@@ -798,7 +798,8 @@ def parts_loaded(source: str) -> list[str]:
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func) in names:
-            part = next((k.value for k in node.keywords if k.arg == "part"), node.args[-1])
+            given = node.args[-1] if ast.unparse(node.func) != "data.on_device" else node.args[1]
+            part = next((k.value for k in node.keywords if k.arg == "part"), given)
             found.append(str(part.value) if isinstance(part, ast.Constant) else "?")
     return found
 
@@ -821,7 +822,7 @@ def test_only_the_split_and_its_reader_know_the_files() -> None:
 
 def test_another_use_of_the_test_split_would_be_found() -> None:
     source = (PACKAGE / "trainer.py").read_text()
-    line = '        self.held_out = [t.to(device) for t in data.load(split.folder, "validation")]\n'
+    line = '        self.held_out = data.on_device(split, "validation", device)\n'
     assert source.count(line) == 1
     assert parts_loaded(source.replace(line, line.replace("validation", "test"))) == ["train", "test"]
     assert parts_loaded(source.replace(line, line.replace('"validation"', "part"))) == ["train", "?"]
@@ -869,7 +870,7 @@ def test_training_that_opens_the_test_split_would_be_found(sample: Summary, tmp_
     (folder / "data/split/test.npz").unlink()
     source = folder / "src/bestepoch/trainer.py"
     source.write_text(
-        source.read_text().replace('data.load(split.folder, "validation")', 'data.load(split.folder, "test")')
+        source.read_text().replace('on_device(split, "validation", device)', 'on_device(split, "test", device)')
     )
     done = trained_from_the_shell(folder)
     assert done.returncode == 2

@@ -385,8 +385,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("params.yaml", "batch_size: 100 ", "batch_size: 25 "),
         ("conf/model/mlp.yaml", "hidden: [256, 128]", "hidden: [32]"),
         ("conf/config.yaml", "every_seconds: 30 ", "every_seconds: 0.05 "),
-        ("conf/config.yaml", "name: auto ", "name: cpu "),
-        ("conf/config.yaml", "threads: null ", "threads: 1 "),
+        ("params.yaml", "name: auto ", "name: cpu "),
+        ("params.yaml", "threads: null ", "threads: 1 "),
     ):
         pipeline.edit(folder / name, old, new)
     pipeline.commit(folder)

@@ -77,10 +77,13 @@ def test_the_commands_run_in_the_order_of_the_readme(project: Path) -> None:
             {(name, lr, "0", "None") for name in ("sgd", "adamw") for lr in ("0.01", "0.1")},
             {("adamw", "0.001", str(seed), "None") for seed in range(5)},
             {("adamw", "0.01", "0", str(fold)) for fold in range(5)},
+            {("adamw", "0.01", str(seed), "None") for seed in (0, 1)},  # joblib
+            {("adamw", "0.01", str(seed), "None") for seed in (2, 3)},  # mlflow run
         ],
         key=str,
     )
-    assert len(list((project / "runs").glob("*/*/study/study.json"))) == 2
+    assert len(list((project / "runs").glob("*/*/study/study.json"))) == 4
+    assert len(list((project / "conf/experiment").glob("sgd-adamw-lr0.01-0.1-*.yaml"))) == 1, "promoted"
     assert len(list((project / "runs/studies").glob("*/study.json"))) == 1
     assert all(r.info.status == "FINISHED" for r in known)
     (text,) = re.findall(r"`(params\..*?> 0\.99)`", README)
