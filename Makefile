@@ -33,6 +33,7 @@ bench: install  ## what tracking costs, beside plain PyTorch and Lightning (half
 	python benchmarks/tracking.py
 	python benchmarks/flat.py
 	python benchmarks/outages.py
+	python benchmarks/sweeps.py
 	python benchmarks/tables.py --write
 
 lint: install  ## ruff and mypy

@@ -85,6 +85,25 @@ def outages(results: dict[str, Any]) -> str:
     )
 
 
+def sweeps(results: dict[str, Any]) -> str:
+    """What a sweep costs beyond training, and two jobs at once."""
+    beyond, wall = results["beyond"], results["wall"]
+    spread = f"{median(beyond):.2f} s ({min(beyond):.2f} to {max(beyond):.2f})"
+    label = f"two jobs of the default experiment, {results['epochs']} epochs"
+    lines = [
+        ["sweep", "seconds", "÷ one after the other"],
+        ["a job in one process, beyond its training", spread, "–"],
+        [f"{label}, one after the other", f"{median(wall['basic']):.1f} s", _ratio(wall["basic"], wall["basic"])],
+        [f"{label}, at once by joblib", f"{median(wall['joblib']):.1f} s", _ratio(wall["joblib"], wall["basic"])],
+    ]
+    return _block(
+        lines,
+        f"Beyond training: validation, checkpoints, MLflow, TensorBoard and the rest, from the difference of sweeps of "
+        f"{results['jobs']} and 2 jobs (MLP, an epoch each). {results['data']}, median of {len(beyond)} rounds "
+        f"(smallest to largest), {_machine(results)}. Made by `make bench`.",
+    )
+
+
 def kills(results: dict[str, Any]) -> str:
     """What was killed, how often, and what that cost."""
     lines = [["killed", "in the shell", "under `dvc repro`", "points lost", "points doubled", "weights that differ"]]
@@ -237,7 +256,7 @@ def _block(lines: list[list[str]], note: str) -> str:
 
 # the tables of each page: the file of results that each is made from, and what makes it
 PAGES: dict[Path, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
-    README: {made.__name__: (made.__name__, made) for made in (tracking, flat, outages, kills)},
+    README: {made.__name__: (made.__name__, made) for made in (tracking, flat, outages, sweeps, kills)},
     SCALE: {"scale": ("scale", scale), "sums": ("scale", sums)},
 }
 

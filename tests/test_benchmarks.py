@@ -96,6 +96,15 @@ def test_the_outages_are_measured_and_shown(tables: Any, tmp_path: Path) -> None
     assert printed == tables.outages(results) + "\n"
 
 
+def test_a_sweep_is_measured_and_shown(tables: Any, tmp_path: Path) -> None:
+    tiny = ["--data=mnist_sample", "--rounds=1", "--epochs=1", "--jobs=3"]
+    results, printed = benchmark("sweeps", tmp_path, *tiny)
+    assert {name: len(times) for name, times in results["wall"].items()} == {"basic": 1, "joblib": 1}
+    assert all(times[0] > 0 for times in results["wall"].values())
+    assert len(results["beyond"]) == 1
+    assert printed == tables.sweeps(results) + "\n"
+
+
 @pytest.mark.parametrize(("page", "block"), [("README", "kills"), ("SCALE", "sums")])
 def test_the_pages_show_the_committed_results(tables: Any, page: str, block: str) -> None:
     path = getattr(tables, page)

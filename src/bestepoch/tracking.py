@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import socket
 import time
 import warnings
@@ -430,7 +431,9 @@ def begin_sweep(name: str, folder: Path, overrides: list[str]) -> str:
     if run_id is None and known.get("uri") == public(uri) and _there(mlflow, known["run_id"]):
         run_id = str(known["run_id"])
     if run_id is None:
-        run_id = str(mlflow.create_run(number, run_name=folder.name).info.run_id)
+        command = shlex.join(["python", "-m", "bestepoch.train", "-m", *overrides])
+        tags = {"mlflow.user": getpass.getuser(), "mlflow.source.name": command, "mlflow.source.type": "LOCAL"}
+        run_id = str(mlflow.create_run(number, run_name=folder.name, tags=tags).info.run_id)
     told = {"mlflow.runName": folder.name, "sweep": folder.name, "sweep.overrides": " ".join(overrides)}
     for key, value in told.items():
         mlflow.set_tag(run_id, key, value)
