@@ -40,7 +40,7 @@ def split_for(settings: Settings) -> Summary:
     )
     if not (folder / "summary.json").is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.parent / f".{folder.name}.lock"):  # the jobs of a sweep all want it at once
+        with FileLock(folder.parent / ".lock"):  # the jobs of a sweep all want it at once
             if not (folder / "summary.json").is_file():
                 _prepare(settings, folder)
     split = Summary.read(folder)
