@@ -55,6 +55,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     return folder / "work", *benchmark("tracking", folder, *tiny, f"--folder={folder / 'work'}")
 
 
+@pytest.mark.long
 def test_every_variant_is_measured_and_shown(measured: Any, tables: Any) -> None:
     _, results, printed = measured
     model = results["models"]["mlp"]
@@ -68,6 +69,7 @@ def test_every_variant_is_measured_and_shown(measured: Any, tables: Any) -> None
     assert f"| {model['ms']['plain'][0]:.2f} ms |" in printed
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tracker", ["MLflow", "TensorBoard"])
 def test_a_lost_or_doubled_point_fails_the_benchmark(
     measured: Any, tracker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

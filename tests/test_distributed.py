@@ -276,6 +276,7 @@ def test_everything_killed_it_goes_on_and_ends_with_the_same_bits(
     end_as_if_never_stopped(copy, uninterrupted(3), 3)
 
 
+@pytest.mark.long
 def test_torchrun_asked_to_stop_saves_and_goes_on_with_the_same_bits(
     copy: Path, uninterrupted: Callable[[int], Path]
 ) -> None:

@@ -138,6 +138,7 @@ def test_experiments_start_from_the_same_place(short: Path) -> None:
     run(short, "git", "checkout", "-q", ".")
 
 
+@pytest.mark.long
 def test_an_experiment_in_a_copy_runs_its_own_code_and_logs_to_the_real_store(short: Path) -> None:
     run(short, "git", "checkout", "-q", ".")
     before = len(trainings(short))
