@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 export PATH := $(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help install repro test test-all bench lint format ui tensorboard lock clean
+.PHONY: help install repro test bench lint format ui tensorboard lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
 
 install: $(VENV)/.installed  ## make .venv with the pinned requirements
 $(VENV)/.installed: requirements.txt pyproject.toml
@@ -24,14 +24,9 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 repro: install  ## fetch, split, train, evaluate: whatever is out of date
 	dvc repro
 
-# one thread a process: two tests run at once, and threads that wait for each other spin
-PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadgroup
-
-test: install  ## the tests
-	$(PYTEST) -m 'not long'
-
-test-all: install  ## the tests, and those that take long
-	$(PYTEST)
+test: install  ## all tests
+	# one thread a process: two tests run at once, and threads that wait for each other spin
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadgroup
 
 bench: install  ## what tracking costs, beside plain PyTorch and Lightning (half an hour)
 	python -m pip install --quiet --disable-pip-version-check -c requirements.txt --editable '.[bench]'

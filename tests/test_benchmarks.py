@@ -55,7 +55,6 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     return folder / "work", *benchmark("tracking", folder, *tiny, f"--folder={folder / 'work'}")
 
 
-@pytest.mark.long
 def test_every_variant_is_measured_and_shown(measured: Any, tables: Any) -> None:
     _, results, printed = measured
     model = results["models"]["mlp"]
@@ -69,7 +68,6 @@ def test_every_variant_is_measured_and_shown(measured: Any, tables: Any) -> None
     assert f"| {model['ms']['plain'][0]:.2f} ms |" in printed
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("tracker", ["MLflow", "TensorBoard"])
 def test_a_lost_or_doubled_point_fails_the_benchmark(
     measured: Any, tracker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -90,7 +88,6 @@ def test_a_lost_or_doubled_point_fails_the_benchmark(
         check(folder, UPDATES)
 
 
-@pytest.mark.long
 def test_the_outages_are_measured_and_shown(tables: Any, tmp_path: Path) -> None:
     tiny = ["--data=mnist_sample", "--rounds=1", "--epochs=1"]
     results, printed = benchmark("outages", tmp_path, *tiny)
@@ -99,7 +96,6 @@ def test_the_outages_are_measured_and_shown(tables: Any, tmp_path: Path) -> None
     assert printed == tables.outages(results) + "\n"
 
 
-@pytest.mark.long
 def test_a_sweep_is_measured_and_shown(tables: Any, tmp_path: Path) -> None:
     tiny = ["--data=mnist_sample", "--rounds=1", "--epochs=1", "--jobs=3"]
     results, printed = benchmark("sweeps", tmp_path, *tiny)
@@ -118,7 +114,6 @@ def test_the_pages_show_the_committed_results(tables: Any, page: str, block: str
         tables.replaced(path, text.replace(f"<!-- bench:{block} -->", ""))
 
 
-@pytest.mark.long
 @pytest.mark.skipif(servers.binaries() is None, reason="needs PostgreSQL: Debian's package, or initdb on the path")
 def test_what_scale_says_is_measured_and_shown(tables: Any, tmp_path: Path) -> None:
     tiny = ["--rounds=1", "--points=1000", "--runs=3", "--images=20000", "--workers=1", "--train", "train.epochs=1"]

@@ -97,9 +97,9 @@ def goes_on(copy: Path, unhindered: Path) -> None:
 @pytest.mark.parametrize(
     ("size", "name"),
     [
-        pytest.param(1_000, "run.json", marks=pytest.mark.long),
+        (1_000, "run.json"),
         (30_000, "checkpoints/epoch-0001.pt"),
-        pytest.param(32_500, "state/iteration-000000041.pt", marks=pytest.mark.long),
+        (32_500, "state/iteration-000000041.pt"),
         (42_000, "iterations.csv"),
     ],
 )
@@ -160,9 +160,7 @@ def test_a_sweep_on_a_full_disk_tells_of_its_jobs_all_the_same(copy: Path) -> No
     assert "jobs.csv cannot be written" in printed
 
 
-@pytest.mark.parametrize(
-    "there", ["nothing", pytest.param("nothing, for a sweep", marks=pytest.mark.long), "an interrupted run"]
-)
+@pytest.mark.parametrize("there", ["nothing", "nothing, for a sweep", "an interrupted run"])
 def test_a_folder_that_may_not_be_written_is_named_and_left_as_it_was(there: str, copy: Path, unhindered: Path) -> None:
     if there == "an interrupted run":
         shutil.copytree(unhindered, copy / "runs/before")

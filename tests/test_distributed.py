@@ -87,9 +87,6 @@ if world.first:
 """
 
 
-PROCESSES = [2, pytest.param(3, marks=pytest.mark.long)]
-
-
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose training finds its data and an empty store."""
@@ -136,7 +133,7 @@ def numbers(run: Path) -> dict[str, list[list[float]]]:
     return {name: [[float(value) for value in row] for row in rows] for name, rows in live.numbers(run).items()}
 
 
-@pytest.mark.parametrize("processes", PROCESSES)
+@pytest.mark.parametrize("processes", [2, 3])
 @pytest.mark.parametrize("name", [name for name in CURVES if name != "dropout"])
 def test_the_curve_is_that_of_one_process(name: str, processes: int, trained: Callable[[int], Trained]) -> None:
     """Batch statistics, penalty, label smoothing and the rate that follows the validation loss included."""
@@ -149,7 +146,7 @@ def test_the_curve_is_that_of_one_process(name: str, processes: int, trained: Ca
         assert several["epochs.csv"][0][-1] > several["epochs.csv"][1][-1], "the rate should have come down"
 
 
-@pytest.mark.parametrize("processes", PROCESSES)
+@pytest.mark.parametrize("processes", [2, 3])
 def test_each_image_is_seen_once_an_epoch_and_all_processes_have_a_like_part(
     processes: int, trained: Callable[[int], Trained]
 ) -> None:
@@ -166,7 +163,7 @@ def test_each_image_is_seen_once_an_epoch_and_all_processes_have_a_like_part(
 
 
 @pytest.mark.parametrize("name", CURVES)
-@pytest.mark.parametrize("processes", PROCESSES)
+@pytest.mark.parametrize("processes", [2, 3])
 def test_all_processes_end_with_the_same_weights(name: str, processes: int, trained: Callable[[int], Trained]) -> None:
     assert len({note["weights"] for note in trained(processes)[1][name]}) == 1
 
@@ -276,7 +273,6 @@ def test_everything_killed_it_goes_on_and_ends_with_the_same_bits(
     end_as_if_never_stopped(copy, uninterrupted(3), 3)
 
 
-@pytest.mark.long
 def test_torchrun_asked_to_stop_saves_and_goes_on_with_the_same_bits(
     copy: Path, uninterrupted: Callable[[int], Path]
 ) -> None:

@@ -1,6 +1,6 @@
 """Killed with SIGKILL again and again, wherever that falls, the same command ends as if it had never been stopped.
 
-Six kills. ``BESTEPOCH_KILLS=200`` asks for more, ``BESTEPOCH_KILL_SEED`` for those of a failure that named its seed,
+Twenty kills. ``BESTEPOCH_KILLS=200`` asks for more, ``BESTEPOCH_KILL_SEED`` for those of a failure that named its seed,
 ``BESTEPOCH_KILLS_OUT`` for a file with what was killed, how often, and what that cost.
 """
 
@@ -28,7 +28,7 @@ from mlflow import MlflowClient
 import live
 import pipeline
 
-KILLS = int(os.environ.get("BESTEPOCH_KILLS", "6"))
+KILLS = int(os.environ.get("BESTEPOCH_KILLS", "20"))
 SEED = int(os.environ.get("BESTEPOCH_KILL_SEED") or random.SystemRandom().randrange(1_000_000))
 A_ROUND = 10  # kills of one run, before it is let through
 EPOCHS, PER_EPOCH = 20, 162

@@ -248,7 +248,6 @@ def test_joblib(copy: Path, reference: Path, two_cores: None) -> None:
     is_as_in_one_process(copy, reference)
 
 
-@pytest.mark.long
 def test_joblib_killed_again_and_again(copy: Path, reference: Path) -> None:
     """The process that began the sweep, and one that trains, each by surprise; nothing trains on without a sweep."""
     command = ("-m", *TINY, ONE, *FOUR, *JOBLIB)
@@ -407,7 +406,6 @@ class Mirror(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.mark.long
 def test_jobs_that_want_the_same_data_at_once_fetch_it_once(copy: Path, tmp_path: Path) -> None:
     files = tmp_path / "files"
     with contextlib.chdir(copy):

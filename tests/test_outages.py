@@ -228,7 +228,7 @@ def test_a_server_that_comes_late_goes_comes_again_and_goes_for_good(
     is_whole(copy, server.address, untracked)
 
 
-@pytest.mark.parametrize("mode", ["broken", pytest.param("hangs", marks=pytest.mark.long)])
+@pytest.mark.parametrize("mode", ["broken", "hangs"])
 def test_a_server_that_answers_with_errors_or_not_at_all_for_a_while(
     mode: str, training: Callable[..., Slow], gate: Gate, copy: Path, untracked: Weights
 ) -> None:
@@ -245,7 +245,7 @@ def test_a_server_that_answers_with_errors_or_not_at_all_for_a_while(
     is_whole(copy, gate.address, untracked)
 
 
-@pytest.mark.parametrize("mode", [pytest.param("broken", marks=pytest.mark.long), "hangs"])
+@pytest.mark.parametrize("mode", ["broken", "hangs"])
 def test_the_end_waits_for_a_server_no_longer_than_it_was_told(
     mode: str, training: Callable[..., Slow], gate: Gate, copy: Path, untracked: Weights
 ) -> None:
@@ -323,7 +323,6 @@ def test_a_courier_that_dies_before_there_is_a_run_is_replaced(
     is_whole(copy, live.store(copy), untracked)
 
 
-@pytest.mark.long
 def test_a_courier_that_dies_again_and_again_leaves_the_rest_to_sync(
     training: Callable[..., Slow], copy: Path, untracked: Weights
 ) -> None:

@@ -193,7 +193,7 @@ def killed(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-@pytest.mark.parametrize("damage", [damaged, pytest.param(emptied, marks=pytest.mark.long)])
+@pytest.mark.parametrize("damage", [damaged, emptied])
 def test_a_newest_state_that_is_damaged_is_passed_over(
     damage: Callable[[Path], None], killed: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:

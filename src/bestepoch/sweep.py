@@ -276,7 +276,7 @@ class Sweep:
             last = False
             while not last:
                 last = ended.wait(EVERY_SECONDS)
-                running, over = [], []
+                running, news = [], []
                 notes = self.notes()
                 for number, note in enumerate(notes, 1):
                     begin = f"{number:>{len(str(len(notes)))}}/{len(notes)}  "
@@ -287,11 +287,11 @@ class Sweep:
                         told.add(note["overrides"])
                         leads = note["status"] == "finished" and sign * note["metric"] < best
                         best = sign * note["metric"] if leads else best
-                        over.append(
+                        news.append(
                             begin + standings.line(note, self.selection.metric) + ("  (leads)" if leads else "")
                         )
                 board.show([] if last else running)  # first: no job shall stand there twice
-                for text in over:
+                for text in news:
                     board.line(text)
 
     def _so_far(self, note: Note) -> str:
