@@ -165,9 +165,9 @@ def really_trained(monkeypatch: pytest.MonkeyPatch, folder: Path, sample: Summar
     rates: list[float] = []
     inner, make = loop.train_epoch, loop.optimizer
 
-    def train_epoch(network: Any, images: Tensor, labels: Tensor, index: Any, *rest: Any) -> None:
+    def train_epoch(network: Any, images: Tensor, labels: Tensor, index: Any, *rest: Any, **named: Any) -> None:
         batches.append(list(index))
-        inner(network, images, labels, index, *rest)
+        inner(network, images, labels, index, *rest, **named)
 
     def optimizer(*arguments: Any) -> torch.optim.Optimizer:
         made = make(*arguments)

@@ -82,13 +82,13 @@ def as_on_a_gpu(sample: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     inner = loop.train_epoch
 
     def fails(bad: int, every: str) -> Run:
-        def train_epoch(*arguments: Any) -> None:
+        def train_epoch(*arguments: Any, **named: Any) -> None:
             *rest, after = arguments
 
             def told(iteration: int, loss: float, lr: float) -> None:
                 after(iteration, torch.tensor(math.nan if iteration == bad else loss), lr)
 
-            inner(*rest, told)
+            inner(*rest, told, **named)
 
         overrides = [*given, "train.epochs=3", "train.batch_size=450", f"checkpoint.every_seconds={every}"]
         settings = config.checked(overrides, False)[1]

@@ -25,7 +25,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from sklearn.metrics import precision_score, recall_score
 
 import live
-from bestepoch import model, report, schema
+from bestepoch import clock, model, report, schema
 from bestepoch.diagnosis import Diagnosis
 from bestepoch.journal import columns, read
 from bestepoch.run import Run
@@ -281,9 +281,7 @@ def test_the_times_are_the_recorded_ones(page: str, trained: Path) -> None:
     text = Content(page).text
     assert f"training {math.fsum(float(row['seconds']) for row in epochs):.1f} s," in text
     assert f"start to end {info['ended'] - info['started']:.1f} s" in text
-    assert f"validation {info['spent']['validation']:.1f} s, 450 images" in text
-    for name in ("checkpoints", "tracking"):
-        assert f"{name} {info['spent'][name]:.1f} s" in text
+    assert f"of the command {clock.told(info['spent'], info['peak_memory'])}" in text
     assert re.search(r"testing \d+\.\d s, 500 images, once", text)
 
 

@@ -142,16 +142,12 @@ class Deliveries:
         if self.courier is not None:
             self.courier.open(run.folder, experiment=settings.experiment, patience=settings.drain_seconds)
 
-    def close(self, status: str) -> float:
-        """Deliver the rest, end each tracker's run, and say which could not take everything in time.
-
-        Returns:
-            the seconds that this took.
-        """
+    def close(self, status: str) -> None:
+        """Deliver the rest, end each tracker's run, and say which could not take everything in time."""
         if self.courier is None:
-            return 0.0
-        started = time.monotonic()
-        info = {key: self.run.info[key] for key in ("ended", "reason") if key in self.run.info}
+            return
+        told = ("ended", "reason", "spent", "peak_memory")
+        info = {key: self.run.info[key] for key in told if key in self.run.info} | {"asked": time.time()}
         places = self.courier.close(self.run.folder, self.settings.drain_seconds, status, **info)
         for name in self.courier.trackers:
             if name not in places:
@@ -162,4 +158,3 @@ class Deliveries:
                 )
         if "MLflow" in places:
             self.run.update(mlflow={key: places["MLflow"][key] for key in ("uri", "run_id")})
-        return time.monotonic() - started

@@ -15,6 +15,7 @@ from bestepoch.distributed import World
 from bestepoch.schema import Adam, AdamW, RmsProp, Sgd
 
 After = Callable[[int, "float | Tensor", float], None]
+Switch = Callable[[str], None]
 
 
 class NonFiniteLoss(Exception):
@@ -79,6 +80,7 @@ def train_epoch(
     rate: Callable[[int], float],
     first: int,
     after: After,
+    account: Switch = lambda _: None,
 ) -> None:
     """Update once for each batch.
 
@@ -89,26 +91,33 @@ def train_epoch(
         first: the number of the first update.
         after: called with (iteration, loss, learning rate) after each update; on a GPU the loss is a tensor that
             stays there, so that the device is not waited for.
+        account: told what time is spent on from now: data, forward_backward, optimizer, tracking (which is `after`).
 
     Raises:
         NonFiniteLoss: before the update that would spoil the weights (where the loss is on the CPU).
     """
     world = objective.world
     network.train()
+    account("data")
     for iteration, index in enumerate(batches, first):
-        lr = rate(iteration)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
         part = world.part(index)
-        loss = objective(network(augment(images[part], part)), labels[part], len(index))
+        inputs, targets = augment(images[part], part), labels[part]
+        account("forward_backward")
+        loss = objective(network(inputs), targets, len(index))
         total = world.mean(loss)
         value: float | Tensor = total.item() if total.device.type == "cpu" else total.detach()
         if isinstance(value, float) and not math.isfinite(value):
-            raise NonFiniteLoss(iteration, lr, value)
+            raise NonFiniteLoss(iteration, rate(iteration), value)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        account("optimizer")
+        lr = rate(iteration)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
         optimizer.step()
+        account("tracking")
         after(iteration, value, lr)
+        account("data")
 
 
 @torch.inference_mode()

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 from pydantic import TypeAdapter
 
-from bestepoch import evidence, figures, project, schedule, schema
+from bestepoch import clock, evidence, figures, project, schedule, schema
 from bestepoch.journal import Row
 from bestepoch.run import Run
 
@@ -152,6 +152,7 @@ def write(
         confidence=float(tested.confidence.mean()),
         seconds=math.fsum(row["seconds"] for row in epochs),
         testing=tested.seconds,
+        costs=clock.told(run.info["spent"], run.info.get("peak_memory")) if "spent" in run.info else None,
     )
     project.write_atomic(out / "report.html", page)
 

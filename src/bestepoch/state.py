@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from bestepoch import checkpoint
+from bestepoch.clock import Clock
 from bestepoch.distributed import World
 
 
@@ -22,10 +20,10 @@ class State:
     optimizer: torch.optim.Optimizer
     device: torch.device
     world: World = field(default_factory=World)
+    clock: Clock = field(default_factory=Clock)
     iteration: int = 0  # updates made
     evaluated: bool = True  # whether the epoch that the last of them ended has its row
     seconds: float = 0.0  # trained in an epoch that is not at its end
-    spent: dict[str, float] = field(default_factory=lambda: {"validation": 0.0, "checkpoints": 0.0})  # seconds
 
     def resume(self, folder: Path | None) -> bool:
         """Take up the newest whole state of the run in ``folder``, if there is one; the first process reads it."""
@@ -38,8 +36,9 @@ class State:
         torch.set_rng_state(random["rng"])
         if "cuda_rng" in random:
             torch.cuda.set_rng_state(random["cuda_rng"])
-        for name in ("iteration", "evaluated", "seconds", "spent"):
+        for name in ("iteration", "evaluated", "seconds"):
             setattr(self, name, saved[name])
+        self.clock.add(saved["spent"])
         return True
 
     def save(self, folder: Path | None) -> None:
@@ -56,14 +55,7 @@ class State:
             "iteration": self.iteration,
             "evaluated": self.evaluated,
             "seconds": self.seconds,
-            "spent": self.spent,
+            "spent": self.clock.read(),
             **(random if self.world.size == 1 else {"processes": everyones}),
         }
         checkpoint.save_state(folder, self.iteration, state)
-
-    @contextlib.contextmanager
-    def clock(self, what: str) -> Iterator[None]:
-        """Add the seconds inside to those spent on ``what``."""
-        started = time.monotonic()
-        yield
-        self.spent[what] += time.monotonic() - started

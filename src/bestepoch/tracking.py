@@ -264,7 +264,24 @@ class MlflowTracker:
         ended, reason = self.run.info.get("ended"), self.run.info.get("reason")
         if reason is not None:
             self.client.set_tag(self.place["run_id"], "failure", reason)
+        costs = costs_of(self.run.info)
+        if costs:
+            from mlflow.entities import Metric
+
+            when = int((ended or time.time()) * 1000)
+            self.client.log_batch(self.place["run_id"], metrics=[Metric(k, v, when, 0) for k, v in costs.items()])
         self.client.set_terminated(self.place["run_id"], name, end_time=int(ended * 1000) if ended else None)
+
+
+def costs_of(info: dict[str, Any]) -> dict[str, float]:
+    """What a run took, as metrics: seconds by account and in all, and megabytes; empty where it has not ended."""
+    if "spent" not in info:
+        return {}
+    spent = dict(info["spent"])
+    if "asked" in info:  # training waits until the trackers have everything
+        spent["tracking"] += time.time() - info["asked"]
+    costs = {f"time/{account}": seconds for account, seconds in spent.items()} | {"time/total": sum(spent.values())}
+    return costs | ({"memory/peak_mb": info["peak_memory"] / 1e6} if info.get("peak_memory") else {})
 
 
 def outer_run() -> str | None:

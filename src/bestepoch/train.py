@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bestepoch import continuation, prepare, project, schedule, selection
 from bestepoch.app import launch, overrides
+from bestepoch.clock import Clock, peak_memory, told
 from bestepoch.data import Summary
 from bestepoch.delivery import Deliveries, courier
 from bestepoch.device import choose_device
@@ -29,19 +30,19 @@ log = logging.getLogger("bestepoch")
 
 def main(settings: Settings) -> float:
     """Train one configuration; under `dvc repro`, hand the finished run over. Returns the best selection metric."""
-    world = World.here()
+    world, clock = World.here(), Clock.of_process()
     if world.first:
         courier(settings.tracking)
     with world.joined():
-        return lead(settings, world) if world.first else follow(settings, world)
+        return lead(settings, world, clock) if world.first else follow(settings, world)
 
 
-def lead(settings: Settings, world: World) -> float:
+def lead(settings: Settings, world: World, clock: Clock) -> float:
     """`main`, of all processes in the first one, which is the only one as a rule."""
     if settings.publish:
         stop_with_dvc(project.root() / settings.publish)
     split = prepare.pipeline_split() if settings.publish else prepare.split_for(settings)
-    run = train(settings, split, world=world)
+    run = train(settings, split, world=world, clock=clock)
     if settings.publish:
         if project.code_hashes(TRAINING_CODE) != run.info["code"]:
             # DVC hashes the code now, after the command: it would vouch for code that did not train this
@@ -64,7 +65,7 @@ def follow(settings: Settings, world: World) -> float:
         device = choose_device(settings.device, world)
         with stop_signals() as stop:
             try:
-                Trainer(settings, plan, split, device, None, None, stop, world).train()
+                Trainer(settings, plan, split, device, None, None, stop, Clock(), world).train()
             except Interrupted as interruption:
                 raise SystemExit(128 + interruption.number) from None
             except NonFiniteLoss as error:
@@ -77,8 +78,9 @@ def sweep_main(settings: Settings, sweep: Sweep) -> float:
     if sweep.over():
         return math.nan
     with sweep.job() as (folder, row):
+        clock = Clock()
         courier(settings.tracking)
-        run = train(settings, prepare.split_for(settings), folder, sweep.parent)
+        run = train(settings, prepare.split_for(settings), folder, sweep.parent, clock=clock)
         run.close()
         row.update(sweep.outcome(run))
     return float(row.get("metric", math.nan))
@@ -96,6 +98,7 @@ def train(
     folder: Path | None = None,
     parent: str | None = None,
     world: World | None = None,
+    clock: Clock | None = None,
 ) -> Run:
     """Train to the end of the plan, or go on where a run of the same identity was interrupted.
 
@@ -103,6 +106,7 @@ def train(
         folder: where the run lives; by default a new folder in ``runs/``, or the one to go on with.
         parent: the MLflow run of the sweep that this is a job of.
         world: the processes that train it, of which this is the first; the others are in `follow`.
+        clock: has run since the command or the job began; by default it begins now.
 
     Raises:
         UsageError: the plan cannot be carried out, or the loss is no longer finite.
@@ -111,7 +115,7 @@ def train(
     from bestepoch.loop import NonFiniteLoss
     from bestepoch.trainer import Trainer
 
-    world = world or World()
+    world, clock = world or World(), clock or Clock()
     plan = schedule.plan(split.values["sizes"]["train"], settings.train)
     device = choose_device(settings.device, world)
     run = Run.open(settings, split, device.type, overrides(), folder, world)
@@ -130,7 +134,7 @@ def train(
     status, stopped = "failed", 0
     try:
         with stop_signals() as stop:
-            Trainer(settings, plan, split, device, run, journal, stop, world).train()
+            Trainer(settings, plan, split, device, run, journal, stop, clock, world).train()
         status = "finished"
     except Interrupted as interruption:
         status, stopped = "killed", interruption.number
@@ -142,14 +146,15 @@ def train(
         run.info["reason"] = f"{type(error).__name__}: {project.first_line(error)}"
         raise
     finally:
+        clock.to("tracking")
         try:
             journal.close()
         finally:
-            run.info.update(status=status, ended=time.time())
-            waited = deliveries.close(status)
-            spent = run.info.setdefault("spent", {})
-            spent["tracking"] = spent.get("tracking", 0.0) + waited
+            run.info.update(status=status, ended=time.time(), spent=clock.read(), peak_memory=peak_memory())
+            deliveries.close(status)
+            run.info["spent"] = clock.read()
             run.update()  # last: a kill while a tracker takes the rest leaves a run that the same command goes on with
+            log.info("time     %s", told(run.info["spent"], run.info["peak_memory"]))
     if stopped:
         run.close()
         leave(stopped)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from bestepoch import batchnorm, checkpoint, data, loop, model, schedule, selection
+from bestepoch.clock import Clock
 from bestepoch.data import Summary
 from bestepoch.distributed import World
 from bestepoch.journal import Journal, Row, read, read_after
@@ -36,6 +37,7 @@ class Trainer:
         run: Run | None,
         journal: Journal | None,
         stop: list[int],
+        clock: Clock,
         world: World | None = None,
     ) -> None:
         """Set up, the same in every process.
@@ -43,9 +45,10 @@ class Trainer:
         Args:
             run, journal: where it is recorded; of several processes the first one has them.
             stop: holds the number of a signal as soon as one came.
+            clock: told what time is spent on.
         """
         self.settings, self.plan, self.device = settings, plan, device
-        self.run, self.journal, self.stop = run, journal, stop
+        self.run, self.journal, self.stop, self.clock = run, journal, stop, clock
         self.world = world = world or World()
         world.wishes = self._wishes
         self.images, self.labels = data.on_device(split, "train", device)
@@ -57,7 +60,7 @@ class Trainer:
         self.network = network.to(device)
         weights = tuple(p for p in network.parameters() if p.ndim > 1)
         self.objective = loop.Objective(settings.loss.label_smoothing, settings.optimizer.l1, weights, world)
-        self.state = State(network, loop.optimizer(settings.optimizer, network), device, world)
+        self.state = State(network, loop.optimizer(settings.optimizer, network), device, world, clock)
         if world.size > 1:
             batchnorm.over_all_processes(network)
             torch.manual_seed(data.stream(settings.seed, world.rank))  # dropout differs between the parts of a batch
@@ -71,6 +74,7 @@ class Trainer:
             NonFiniteLoss: naming the update, which on the CPU was not made.
         """
         state, per_epoch = self.state, self.plan.per_epoch
+        log.info("start    %.1f s from the command to the first iteration", self.clock.read()["startup"])
         if state.resume(self.run.folder if self.run is not None else None):
             log.info("going on after iteration %s of %s", f"{state.iteration:,}", f"{self.plan.iterations:,}")
         self._saved = time.monotonic()
@@ -90,8 +94,6 @@ class Trainer:
                     raise Interrupted(stop)
         finally:
             self.view.close()
-            if self.run is not None:
-                self.run.info["spent"] = self.run.info.get("spent", {}) | state.spent
 
     def _stop_early(self, last: Row, reason: str) -> None:
         epoch, scheduler = int(last["epoch"]), self.settings.scheduler
@@ -118,7 +120,7 @@ class Trainer:
             rows = self.world.told(read_after(self.journal.iterations, begin) if self.journal is not None else None)
             losses = [row["train/loss"] for row in rows if row["iteration"] <= done]
         # the clock of the epoch stands still while a state is saved
-        started = time.monotonic() - state.seconds - state.spent["checkpoints"]
+        started = time.monotonic() - state.seconds - self.clock.spent["checkpoints"]
 
         def rate(iteration: int) -> float:
             return schedule.learning_rate(settings.scheduler, settings.optimizer.lr, plan, iteration, history)
@@ -134,11 +136,12 @@ class Trainer:
             if not_finite:
                 self._look_at_losses()
             if stop or save:
-                state.seconds = time.monotonic() - started - state.spent["checkpoints"]
+                state.seconds = time.monotonic() - started - self.clock.spent["checkpoints"]
                 self._save()
                 if stop:
                     raise Interrupted(stop)
 
+        self.clock.to("data")
         order = torch.split(data.order(settings.seed, epoch, len(self.images)).to(self.device), plan.batch_size)
         state.evaluated = False
         loop.train_epoch(
@@ -152,10 +155,11 @@ class Trainer:
             rate,
             done + 1,
             after,
+            account=self.clock.to,
         )
-        seconds = time.monotonic() - started - state.spent["checkpoints"]
+        seconds = time.monotonic() - started - self.clock.spent["checkpoints"]
         losses = _finite(losses, begin, rate)
-        with state.clock("validation"):
+        with self.clock.on("evaluation"):
             images, labels = (self.world.part(tensor) for tensor in self.held_out)
             fared = loop.join(self.world.gathered(loop.score(loop.predict(self.network, images), labels)))
         row: Row = {
@@ -168,7 +172,7 @@ class Trainer:
             "seconds": round(seconds, 3),
         }
         row = self.world.told(row)
-        with state.clock("checkpoints"):
+        with self.clock.on("checkpoints"):
             # the losses in single precision: for a standard error, not for a sum that must come out
             result = {"losses": fared.losses.float(), "correct": fared.correct}
             if self.run is not None:
@@ -177,13 +181,14 @@ class Trainer:
                     {"network": self.network.state_dict(), "epoch": epoch, "validation": result},
                 )
         if self.journal is not None:
-            self.journal.epoch(row)
+            with self.clock.on("tracking"):
+                self.journal.epoch(row)
         state.evaluated, state.seconds = True, 0.0
         self._save()
         return row
 
     def _save(self) -> None:
-        with self.state.clock("checkpoints"):
+        with self.clock.on("checkpoints"):
             if self.journal is not None:
                 self.journal.flush(sync=True)  # the record never falls behind the weights
             self._look_at_losses()  # and weights that are spoiled are never kept

@@ -1,0 +1,93 @@
+"""Where the time of a training goes, and how much memory it took."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+ACCOUNTS = {
+    "startup": "start-up",
+    "data": "data",
+    "forward_backward": "forward+backward",
+    "optimizer": "optimizer",
+    "evaluation": "evaluation",
+    "tracking": "tracking",
+    "checkpoints": "checkpoints",
+}
+"""What time is spent on, and how that is shown."""
+
+
+class Clock:
+    """Each second is on one account: there is always one open, and opening another closes it.
+
+    On a GPU the host only queues what is to be done: its waiting is on the account that is open where it has to wait.
+    """
+
+    def __init__(self, age: float = 0.0) -> None:
+        """Begin ``age`` seconds ago, with ``startup``."""
+        self.spent = dict.fromkeys(ACCOUNTS, 0.0)
+        self.account = "startup"
+        self._since = time.perf_counter() - age
+
+    @classmethod
+    def of_process(cls) -> Clock:
+        """One that has run since the process began: with the interpreter's own start and all imports."""
+        return cls(process_age())
+
+    def to(self, account: str) -> None:
+        """From now on time goes to ``account``."""
+        now = time.perf_counter()
+        self.spent[self.account] += now - self._since
+        self.account, self._since = account, now
+
+    @contextlib.contextmanager
+    def on(self, account: str) -> Iterator[None]:
+        """Time inside goes to ``account``, and after it to the one before."""
+        before = self.account
+        self.to(account)
+        try:
+            yield
+        finally:
+            self.to(before)
+
+    def read(self) -> dict[str, float]:
+        """Seconds on each account until now; they add up to the time that the clock has run."""
+        self.to(self.account)
+        return dict(self.spent)
+
+    def add(self, earlier: Mapping[str, float]) -> None:
+        """What an attempt before this one spent, which this one goes on from."""
+        for account in self.spent:
+            self.spent[account] += earlier.get(account, 0.0)
+
+
+def process_age() -> float:
+    """Seconds since the operating system started this process."""
+    with contextlib.suppress(OSError, AttributeError, ValueError, IndexError):
+        # field 22 of proc(5)'s stat, in ticks since boot; the command's name before it may hold anything but a last )
+        started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
+    import psutil
+
+    return time.time() - float(psutil.Process().create_time())
+
+
+def peak_memory() -> int | None:
+    """The largest resident size of this process so far, in bytes; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2) differs
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def told(spent: Mapping[str, float], memory: int | None = None) -> str:
+    """In a line: the whole, its parts, and the memory."""
+    parts = ", ".join(f"{name} {spent[account]:.1f}" for account, name in ACCOUNTS.items())
+    peak = f"; {memory / 1e6:,.0f} MB at the peak" if memory else ""
+    return f"{sum(spent.values()):.1f} s: {parts}{peak}"

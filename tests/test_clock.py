@@ -1,0 +1,150 @@
+"""The end of each run says where its time went, and the parts add up to what a watch beside it shows."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from mlflow import MlflowClient
+
+import live
+from bestepoch.clock import ACCOUNTS, Clock, process_age
+
+pytestmark = pytest.mark.xdist_group("clock")
+
+TRAIN = [sys.executable, "-m", "bestepoch.train", *live.SAMPLE, "model=mlp"]
+WITHIN = 0.02
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return live.with_store(live.with_split(live.project(tmp_path_factory.mktemp("clock"))))
+
+
+class Watched(NamedTuple):
+    said: list[str]
+    seconds: float  # from the command to the line with the times
+    info: dict[str, Any]
+
+
+def watched(project: Path, *overrides: str) -> Watched:
+    began, seconds, said = time.perf_counter(), 0.0, []
+    with subprocess.Popen(
+        [*TRAIN, *overrides], cwd=project, env=live.environment(project), stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            said.append(line.rstrip("\n"))
+            if line.startswith("time "):
+                seconds = time.perf_counter() - began
+    assert process.returncode == 0, said
+    run = Path(next(line for line in said if line.startswith("run ")).split()[1])
+    return Watched(said, seconds, json.loads((project / "runs" / run / "run.json").read_text()))
+
+
+@pytest.fixture(scope="module")
+def long(project: Path) -> Watched:
+    return watched(project, "train.epochs=120", "train.batch_size=20")
+
+
+def test_each_second_is_on_one_account() -> None:
+    began = time.perf_counter()
+    clock = Clock(age=1.5)
+    time.sleep(0.02)
+    clock.to("data")
+    time.sleep(0.03)
+    with clock.on("checkpoints"):
+        time.sleep(0.04)
+    time.sleep(0.03)
+    spent = clock.read()
+    passed = time.perf_counter() - began
+    assert sum(spent.values()) == pytest.approx(1.5 + passed, abs=0.005)
+    assert spent["startup"] >= 1.52 and spent["data"] >= 0.06 and spent["checkpoints"] >= 0.04
+    assert [spent[name] for name in ("forward_backward", "optimizer", "evaluation", "tracking")] == [0.0] * 4
+    clock.add({"data": 10.0, "of another version": 5.0})
+    assert clock.read()["data"] == pytest.approx(10 + spent["data"], abs=0.05)
+
+
+def test_an_error_leaves_the_account() -> None:
+    clock = Clock()
+    clock.to("data")
+    with pytest.raises(OSError), clock.on("checkpoints"):
+        raise OSError
+    assert clock.account == "data"
+
+
+def test_the_age_of_a_process_counts_from_its_start() -> None:
+    code = "import time, bestepoch.clock as c; time.sleep(0.5); print(c.process_age())"
+    began = time.perf_counter()
+    told = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert 0.5 <= told <= time.perf_counter() - began + 0.02
+    assert process_age() > 0
+
+
+def test_the_parts_add_up_to_the_wall_time(long: Watched) -> None:
+    spent = long.info["spent"]
+    assert set(spent) == set(ACCOUNTS)
+    assert all(seconds > 0 for seconds in spent.values())
+    assert sum(spent.values()) == pytest.approx(long.seconds, rel=WITHIN)
+
+
+def test_they_are_printed_in_the_end_with_the_memory(long: Watched) -> None:
+    line = next(line for line in long.said if line.startswith("time "))
+    whole, _, rest = line.removeprefix("time").strip().partition(" s: ")
+    parts, _, memory = rest.partition("; ")
+    assert {name: float(value) for name, value in (part.rsplit(" ", 1) for part in parts.split(", "))} == {
+        shown: round(long.info["spent"][account], 1) for account, shown in ACCOUNTS.items()
+    }
+    assert float(whole) == round(sum(long.info["spent"].values()), 1)
+    assert memory == f"{long.info['peak_memory'] / 1e6:,.0f} MB at the peak"
+    assert 100e6 < long.info["peak_memory"] < 2e9
+
+
+def test_the_first_iteration_is_told(long: Watched) -> None:
+    (line,) = [line for line in long.said if line.startswith("start ")]
+    told = re.fullmatch(r"start    (\d+\.\d) s from the command to the first iteration", line)
+    assert told is not None
+    assert float(told[1]) == pytest.approx(long.info["spent"]["startup"], abs=0.1)
+
+
+def test_mlflow_has_them(long: Watched, project: Path) -> None:
+    client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    metrics = client.get_run(long.info["mlflow"]["run_id"]).data.metrics
+    for account, seconds in long.info["spent"].items():
+        # of tracking, the moment between the tracker's last word and its being heard is missing
+        assert metrics[f"time/{account}"] == pytest.approx(seconds, abs=1.0 if account == "tracking" else 1e-6)
+    assert metrics["time/total"] == pytest.approx(long.seconds, rel=WITHIN)
+    assert metrics["memory/peak_mb"] == pytest.approx(long.info["peak_memory"] / 1e6)
+
+
+def test_of_a_run_that_was_interrupted_the_parts_of_both_attempts_are_told(project: Path) -> None:
+    overrides = ("train.epochs=40", "train.batch_size=20", "seed=1", "checkpoint.every_seconds=0.2")
+    process = subprocess.Popen(
+        [*TRAIN, *overrides], cwd=project, env=live.environment(project), stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("epoch   5/"):
+            process.terminate()
+            break
+    rest = process.stderr.read()
+    process.wait()
+    first = re.search(r"^time +(\d+\.\d) s: start-up (\d+\.\d), ", rest, re.MULTILINE)
+    assert first is not None, rest
+    second = watched(project, *overrides)
+    assert any("(resumed)" in line for line in second.said)
+    whole, startup = (float(value) for value in first.groups())
+    # what the first attempt spent after its last state, on ending the trackers' runs, is not in that state
+    assert startup + 0.2 < second.info["spent"]["startup"]
+    assert second.seconds < sum(second.info["spent"].values()) <= second.seconds * (1 + WITHIN) + whole
+
+
+def test_memory_does_not_grow_with_the_epochs(long: Watched, project: Path) -> None:
+    short = watched(project, "train.epochs=3", "train.batch_size=20", "seed=2")
+    assert long.info["peak_memory"] < short.info["peak_memory"] + 15e6
