@@ -204,10 +204,9 @@ def _shifted(images: torch.Tensor, moves: torch.Tensor, pixels: int) -> torch.Te
 
     n, height, width = images.shape
     padded = pad(images, (pixels, pixels, pixels, pixels))
-    rows = moves[:, :1] + torch.arange(height, device=images.device)
-    columns = moves[:, 1:] + torch.arange(width, device=images.device)
-    which = torch.arange(n, device=images.device)
-    return padded[which[:, None, None], rows[:, :, None], columns[:, None, :]]
+    # every place of the window as a view: an index for an image, not for each of its pixels
+    windows = padded.unfold(1, height, 1).unfold(2, width, 1)
+    return windows[torch.arange(n, device=images.device), moves[:, 0], moves[:, 1]]
 
 
 def _affine(draws: torch.Tensor, menu: Affine) -> torch.Tensor:
