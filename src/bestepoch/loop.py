@@ -34,11 +34,11 @@ def optimizer(menu: Sgd | Adam | AdamW | RmsProp, network: nn.Module) -> torch.o
     groups = [{"params": weights, "weight_decay": menu.weight_decay}, {"params": others, "weight_decay": 0.0}]
     match menu:
         case Sgd():
-            return torch.optim.SGD(groups, lr=menu.lr, momentum=menu.momentum, nesterov=menu.nesterov)
+            return torch.optim.SGD(groups, lr=menu.lr, momentum=menu.momentum, nesterov=menu.nesterov, fused=True)
         case Adam():
-            return torch.optim.Adam(groups, lr=menu.lr, betas=(menu.betas[0], menu.betas[1]))
+            return torch.optim.Adam(groups, lr=menu.lr, betas=(menu.betas[0], menu.betas[1]), fused=True)
         case AdamW():
-            return torch.optim.AdamW(groups, lr=menu.lr, betas=(menu.betas[0], menu.betas[1]))
+            return torch.optim.AdamW(groups, lr=menu.lr, betas=(menu.betas[0], menu.betas[1]), fused=True)
         case RmsProp():
             return torch.optim.RMSprop(groups, lr=menu.lr, alpha=menu.alpha, momentum=menu.momentum)
 
