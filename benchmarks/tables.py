@@ -104,6 +104,35 @@ def sweeps(results: dict[str, Any]) -> str:
     )
 
 
+def speed(results: dict[str, Any]) -> str:
+    """How near the default experiment comes to what the machine can do, and how that scales."""
+    pace, epoch, many = results["images_a_second"], results["seconds_an_epoch"], results["epochs"]
+
+    def spread(values: list[float], form: str) -> str:
+        return f"{form} ({form} to {form})".format(median(values), min(values), max(values))
+
+    few, most = (list(epoch)[i] for i in (0, -1))
+    each = [median(epoch[n]) / int(n) for n in (few, most)]
+    half = len(many["seconds"]) // 2
+    peaks = [size / 1e6 for size in many["memory"]]
+    late, early = median(many["seconds"][half:]), median(many["seconds"][1 : half + 1])
+    lines = [
+        ["the default experiment's updates", ""],
+        ["FLOP an image, forward and backward", f"{results['flops'] / 1e6:.1f} million"],
+        ["plain matrix product, GFLOP/s", spread([limit / 1e9 for limit in results["limit"]], "{:,.0f}")],
+        ["share of it that training reaches", spread(results["share"], "{:.0%}")],
+        *([f"images a second, batches of {int(size):,}", spread(v, "{:,.0f}")] for size, v in pace.items()),
+        [f"µs an image, an epoch of {int(few):,} and of {int(most):,}", " and ".join(f"{s * 1e6:.1f}" for s in each)],
+        [f"{many['images']:,} images, everything on: an epoch after {half}, ÷ one before", f"{late / early:.2f}"],
+        [f"peak memory of {len(many['seconds'])} epochs, and of 3", f"{peaks[1]:,.0f} MB and {peaks[0]:,.0f} MB"],
+    ]
+    return _block(
+        lines,
+        f"{results['data']}, {results['threads']} threads, median of {len(results['share'])} rounds (smallest to "
+        f"largest), {_machine(results)}. Made by `make bench`.",
+    )
+
+
 def kills(results: dict[str, Any]) -> str:
     """What was killed, how often, and what that cost."""
     lines = [["killed", "in the shell", "under `dvc repro`", "points lost", "points doubled", "weights that differ"]]

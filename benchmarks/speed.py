@@ -1,0 +1,215 @@
+"""How fast the default experiment trains: against the machine's own limit, and over batch sizes, images and epochs.
+
+Everything in one process with the data in memory, by `bestepoch.loop`, but for the curve over epochs, which is a whole
+training with everything on. Draws docs/speed.png. Takes six minutes with the defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import csv
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import common
+import tables
+
+from bestepoch import config, prepare
+
+SIDE = 1024  # of the matrices whose product is the machine's limit
+WARM = 10  # updates before the clock runs
+
+
+def main() -> None:
+    """Measure, print the table, draw, write the results."""
+    options = arguments()
+    machine = common.machine()
+    with common.project(options.folder, options.data) as folder:
+        common.fresh(folder)
+        results = {"machine": machine, "data": options.data, **measured(folder, options)}
+        results["epochs"] = over_epochs(folder, options)
+    common.write(options.out, results)
+    print(tables.speed(results))
+    if options.picture is not None:
+        draw(results, options.picture)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=2.0, help="at least, of each measurement")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[2**n for n in range(4, 13)])
+    parser.add_argument("--images", type=int, nargs="+", default=[1000, 3000, 10_000, 20_000, 40_000, 60_000])
+    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--epoch-images", type=int, default=2000, help="of the training over many epochs")
+    parser.add_argument("--data", default="mnist", help="a name in conf/data/")
+    parser.add_argument("--folder", type=Path, help="where to work; by default a temporary folder")
+    parser.add_argument("--out", type=Path, default=common.RESULTS / "speed.json")
+    parser.add_argument("--picture", type=Path, default=None, help="where to draw the curves")
+    return parser.parse_args()
+
+
+class Loop:
+    """The default experiment's network and updates on some images, from the beginning each time."""
+
+    def __init__(self, folder: Path, data_name: str) -> None:
+        import torch
+
+        from bestepoch import data, loop, model
+        from bestepoch.device import choose_device
+
+        self.torch, self.data, self.loop = torch, data, loop
+        with contextlib.chdir(folder):
+            self.settings = config.checked([f"data={data_name}", "device.name=cpu"], False)[1]
+            split = prepare.split_for(self.settings)
+        self.device = choose_device(self.settings.device)
+        parts = [data.load(split.folder, part) for part in ("train", "validation")]
+        self.images, self.labels = (torch.cat([part[i] for part in parts]) for i in (0, 1))
+        values = split.values
+        torch.manual_seed(self.settings.seed)
+        self.network = model.build(
+            self.settings.model, split.shape, split.classes, values["pixel_mean"], values["pixel_std"]
+        )
+
+    def seconds(self, images: int, batch_size: int, updates: int | None = None) -> tuple[float, int]:
+        """Of an epoch, or of its first updates, and how many images they saw."""
+        network = copy.deepcopy(self.network)
+        optimizer = self.loop.optimizer(self.settings.optimizer, network)
+        weights = tuple(p for p in network.parameters() if p.ndim > 1)
+        objective = self.loop.Objective(self.settings.loss.label_smoothing, self.settings.optimizer.l1, weights)
+        lr = self.settings.optimizer.lr / 100
+
+        def train(batches: Any) -> None:
+            self.loop.train_epoch(
+                network, self.images, self.labels, batches, augment, objective, optimizer, lambda _: lr, 1, nothing
+            )
+
+        def nothing(*_: Any) -> None:
+            pass
+
+        augment = self.data.Augment(self.settings.augment, 0, 0, len(self.images), self.device)
+        train(self.torch.split(self.data.order(0, 0, len(self.images))[: WARM * batch_size], batch_size))
+        began = time.perf_counter()
+        augment = self.data.Augment(self.settings.augment, 0, 1, images, self.device)
+        batches = self.torch.split(self.data.order(0, 1, images), batch_size)[:updates]
+        train(batches)
+        return time.perf_counter() - began, sum(map(len, batches))
+
+    def flops(self) -> int:
+        """Of an image, forward and backward, as PyTorch counts them: two for each multiplication with its addition."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with FlopCounterMode(display=False) as counter:
+            self.network.train()(self.images[:2]).sum().backward()
+        self.network.zero_grad()
+        return int(counter.get_total_flops()) // 2
+
+    def limit(self, seconds: float) -> float:
+        """FLOP a second of a plain matrix product, single precision, all threads."""
+        a = self.torch.randn(SIDE, SIDE)
+        a @ a
+        began, times = time.perf_counter(), 0
+        while time.perf_counter() - began < seconds:
+            a @ a
+            times += 1
+        return 2 * SIDE**3 * times / (time.perf_counter() - began)
+
+
+def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """All that one process can tell; the rounds go through everything, so that a slow moment is not one point's."""
+    loop = Loop(folder, options.data)
+    batch = loop.settings.train.batch_size
+    pace: dict[str, list[float]] = {str(size): [] for size in options.batch_sizes}
+    epoch: dict[str, list[float]] = {str(n): [] for n in options.images if n <= len(loop.images)}
+    limits, shares = [], []
+    flops = loop.flops()
+    for number in range(options.rounds):
+        limits.append(loop.limit(options.seconds))
+        seconds, images = loop.seconds(len(loop.images), batch, None if number else max(len(loop.images) // batch, 1))
+        shares.append(flops * images / seconds / limits[-1])
+        for size in options.batch_sizes:
+            rate = images / seconds  # a guess at first
+            updates = max(round(rate * options.seconds / size), 2)
+            took, seen = loop.seconds(len(loop.images), min(size, len(loop.images)), updates)
+            pace[str(size)].append(seen / took)
+        for n in epoch:
+            epoch[n].append(loop.seconds(int(n), min(batch, int(n)))[0])
+        print(f"round {number + 1}/{options.rounds}  {seconds:.2f} s for {images:,} images", file=sys.stderr)
+    return {
+        "threads": loop.torch.get_num_threads(),
+        "batch": batch,
+        "flops": flops,
+        "limit": limits,
+        "share": shares,
+        "images_a_second": pace,
+        "seconds_an_epoch": epoch,
+    }
+
+
+def over_epochs(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """One training with everything on: what each epoch took, and the memory at its end and of a short one's."""
+
+    def train(epochs: int) -> tuple[list[float], dict[str, Any]]:
+        held = -options.epoch_images + sum(split["sizes"][part] for part in ("train", "validation"))
+        given = [f"data={options.data}", "device.name=cpu", f"train.epochs={epochs}", f"split.validation={held}"]
+        command = [sys.executable, "-m", "bestepoch.train", *given]
+        done = subprocess.run(command, cwd=folder, env=common.environment(folder), capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"{done.stderr}\nthe training over {epochs} epochs has failed; nothing is written")
+        (run,) = (path.parent for path in (folder / "runs").glob("*/run.json"))
+        with (run / "epochs.csv").open() as file:
+            seconds = [float(row["seconds"]) for row in csv.DictReader(file)]
+        info = json.loads((run / "run.json").read_text())
+        common.fresh(folder)
+        return seconds, info
+
+    with contextlib.chdir(folder):
+        split = prepare.split_for(config.checked([f"data={options.data}"], False)[1]).values
+    few = train(min(3, options.epochs))[1]
+    seconds, info = train(options.epochs)
+    return {
+        "images": info["data"]["sizes"]["train"],
+        "seconds": seconds,
+        "memory": [few["peak_memory"], info["peak_memory"]],
+    }
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """The three curves beside each other."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (batch, images, epochs) = pyplot.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
+    for axes, curve in ((batch, results["images_a_second"]), (images, results["seconds_an_epoch"])):
+        sizes = [int(size) for size in curve]
+        low, high = [min(values) for values in curve.values()], [max(values) for values in curve.values()]
+        axes.fill_between(sizes, low, high, alpha=0.25, linewidth=0)
+        axes.plot(sizes, [statistics.median(values) for values in curve.values()], marker="o", markersize=3)
+        axes.set_ylim(bottom=0)
+    batch.set(title="Images a second", xlabel="batch size", xscale="log")
+    batch.set_xticks([int(size) for size in results["images_a_second"]], list(results["images_a_second"]), rotation=60)
+    batch.minorticks_off()
+    images.set(title="Seconds an epoch", xlabel=f"training images, batches of {results['batch']}", xlim=(0, None))
+    seconds = results["epochs"]["seconds"]
+    epochs.plot(range(1, len(seconds) + 1), seconds, linewidth=1)
+    epochs.set(
+        title="Seconds an epoch, everything on", xlabel=f"epoch, {results['epochs']['images']:,} images", ylim=(0, None)
+    )
+    for axes in (batch, images, epochs):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    main()
