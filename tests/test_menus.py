@@ -196,7 +196,7 @@ def test_every_class_of_the_schema_has_a_file_and_every_file_a_class(menu: str) 
 
 
 @pytest.mark.parametrize("classes", [1, 2, 10, 256])
-@pytest.mark.parametrize("shape", [(12, 20), (20, 12), (28, 28), (33, 47), (64, 64)])
+@pytest.mark.parametrize("shape", [(17, 20), (20, 17), (28, 28), (33, 47), (64, 64)])
 @pytest.mark.parametrize("name", entries("model"))
 def test_every_network_takes_other_images_and_any_number_of_classes(
     name: str, shape: tuple[int, int], classes: int
@@ -222,7 +222,7 @@ def test_every_network_takes_other_images_and_any_number_of_classes(
 def test_tiny_images_are_no_trouble_for_mlp_and_cnn(shape: tuple[int, int]) -> None:
     for menu in (
         Mlp(name="mlp", hidden=[4], activation="relu", dropout=0.0),
-        Cnn(name="cnn", channels=[4, 4, 4, 4, 4, 4], activation="relu", dropout=0.0),
+        Cnn(name="cnn", channels=[4] * 6, first_kernel=3, kernel=3, padding=1, activation="relu", dropout=0.0),
     ):
         logits = model.build(menu, shape, 3, 0.0, 1.0)(torch.ones(2, *shape, dtype=torch.uint8))
         assert logits.shape == (2, 3)
@@ -240,6 +240,15 @@ def test_lenet_says_that_images_are_too_small(shape: tuple[int, int]) -> None:
     assert model.build(menu, (12, 12), 10, 0.0, 1.0)(torch.zeros(1, 12, 12)).shape == (1, 10)
 
 
+def test_cnn_says_that_nothing_is_left_of_the_images() -> None:
+    with pytest.raises(UsageError) as caught:
+        model.build(config.menu_entry("model", "cnn"), (9, 28), 10, 0.0, 1.0)  # type: ignore[arg-type]
+    assert str(caught.value) == (
+        "model = cnn leaves nothing of images of 9 x 28 pixels after 3 of its blocks: "
+        "give it fewer model.channels, smaller kernels, or model.padding=2"
+    )
+
+
 def test_the_normalisation_is_part_of_the_network() -> None:
     torch.manual_seed(0)
     for name in entries("model"):
@@ -255,8 +264,8 @@ def test_the_normalisation_is_part_of_the_network() -> None:
     ("overrides", "linear", "convolutions"),
     [
         (["model=mlp", "model.hidden=[7,5,3]"], [(784, 7), (7, 5), (5, 3), (3, 10)], []),
-        (["model=cnn", "model.channels=[3,5]"], [(5 * 14 * 14, 10)], [(1, 3), (3, 5)]),
-        (["model=cnn", "model.channels=[4]"], [(4 * 28 * 28, 10)], [(1, 4)]),
+        (["model=cnn", "model.channels=[3,5]"], [(5 * 10 * 10, 10)], [(1, 3), (3, 5)]),
+        (["model=cnn", "model.channels=[4]"], [(4 * 24 * 24, 10)], [(1, 4)]),
         (["model=lenet"], [(400, 120), (120, 84), (84, 10)], [(1, 6), (6, 16)]),
     ],
 )

@@ -148,7 +148,7 @@ def test_parameters_and_the_config_artifact_are_the_resolved_configuration(train
         "split.validation": "0.1",
         "train.epochs": "2",
         "train.batch_size": "100",
-        "loss.label_smoothing": "0.0",
+        "loss.label_smoothing": "0.1",
         "device.name": "cpu",
         "device.threads": "1",
     }
@@ -332,7 +332,9 @@ def test_the_logged_model_predicts_what_the_network_predicts(trained: Trained, e
         images = arrays["images"].astype(np.float32)
     best = int(evaluated.metrics["best_epoch"])
     summary = json.loads((split / "summary.json").read_text())
-    menu = schema.Cnn(name="cnn", channels=[16, 32, 64], activation="relu", dropout=0.0)
+    menu = schema.Cnn(
+        name="cnn", channels=[16, 32, 64], first_kernel=5, kernel=3, padding=0, activation="relu", dropout=0.0
+    )
     network = model.build(menu, (28, 28), 10, summary["pixel_mean"], summary["pixel_std"])
     checkpoint = torch.load(trained.folder / f"checkpoints/epoch-{best:04d}.pt", weights_only=True)
     network.load_state_dict(checkpoint["network"])

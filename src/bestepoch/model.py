@@ -89,16 +89,29 @@ def lenet(menu: Lenet, shape: tuple[int, int], classes: int) -> nn.Sequential:
 
 
 def cnn(menu: Cnn, shape: tuple[int, int], classes: int) -> nn.Sequential:
-    """Blocks of a 3x3 convolution, batch normalisation and activation; the image is halved after each but the last."""
+    """Blocks of a convolution, max pooling (not in the last one), batch normalisation and activation.
+
+    Raises:
+        UsageError: nothing would be left of the images.
+    """
     layers: list[nn.Module] = []
-    width, (height, across) = 1, shape
+    width, sides = 1, list(shape)
     for i, channels in enumerate(menu.channels):
-        if i:
-            layers.append(nn.MaxPool2d(2, ceil_mode=True))
-            height, across = (height + 1) // 2, (across + 1) // 2
+        kernel = menu.kernel if i else menu.first_kernel
+        sides = [side + 2 * menu.padding - kernel + 1 for side in sides]
+        if min(sides) < 1:
+            raise UsageError(
+                f"model = cnn leaves nothing of images of {shape[0]} x {shape[1]} pixels after {i + 1} of its blocks: "
+                f"give it fewer model.channels, smaller kernels, or model.padding={menu.first_kernel // 2}"
+            )
         # no bias: the normalisation that follows would take it away again
-        layers += [nn.Conv2d(width, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)]
-        layers.append(ACTIVATIONS[menu.activation]())
+        layers.append(nn.Conv2d(width, channels, kernel, padding=menu.padding, bias=False))
+        if i + 1 < len(menu.channels):
+            # before the rest of the block, which then has a quarter of the values to look at
+            layers.append(nn.MaxPool2d(2, ceil_mode=True))
+            sides = [(side + 1) // 2 for side in sides]
+        layers += [nn.BatchNorm2d(channels), ACTIVATIONS[menu.activation]()]
         width = channels
-    body = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(menu.dropout), nn.Linear(width * height * across, classes))
+    size = width * sides[0] * sides[1]
+    body = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(menu.dropout), nn.Linear(size, classes))
     return body.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

@@ -75,6 +75,9 @@ class Lenet(Strict):
 class Cnn(Strict):
     name: Literal["cnn"]
     channels: Annotated[list[Count], Field(min_length=1)]
+    first_kernel: Count
+    kernel: Count
+    padding: Whole
     activation: Activation
     dropout: Share
 
