@@ -262,9 +262,14 @@ def journal_points(run: Path) -> dict[str, list[Point]]:
 
 
 def mlflow_points(client: Any, run_id: str) -> dict[str, list[Point]]:
-    """Every point of a run in an MLflow store, by step; doubled ones would show. Small pages, and all of them."""
+    """Every point of a run's curves in an MLflow store, by step; doubled ones would show. Small pages, and all of them.
+
+    What the run took (``time/...``, ``memory/...``) is no curve and left out.
+    """
     curves = {}
     for key in client.get_run(run_id).data.metrics:
+        if key.startswith(("time/", "memory/")):
+            continue
         page = client._tracking_client.store.get_metric_history(run_id, key, max_results=25)
         metrics = list(page)
         while page.token is not None:

@@ -123,6 +123,14 @@ def test_mlflow_has_them(long: Watched, project: Path) -> None:
     assert metrics["memory/peak_mb"] == pytest.approx(long.info["peak_memory"] / 1e6)
 
 
+def test_delivering_again_adds_nothing_to_them(long: Watched, project: Path) -> None:
+    client, run_id = MlflowClient(f"sqlite:///{project / 'mlflow.db'}"), long.info["mlflow"]["run_id"]
+    live.run(project, "sync", f"run=runs/{long.info['name']}")
+    told = [key for key in client.get_run(run_id).data.metrics if key.startswith(("time/", "memory/"))]
+    assert len(told) == len(ACCOUNTS) + 2
+    assert all(len(client.get_metric_history(run_id, key)) == 1 for key in told)
+
+
 def test_of_a_run_that_was_interrupted_the_parts_of_both_attempts_are_told(project: Path) -> None:
     overrides = ("train.epochs=40", "train.batch_size=20", "seed=1", "checkpoint.every_seconds=0.2")
     process = subprocess.Popen(

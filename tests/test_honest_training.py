@@ -551,7 +551,7 @@ def test_prediction_is_in_evaluation_mode_and_changes_nothing(sample: Summary) -
     assert not network.training
     teach(network, images, labels, 1, 65)
     assert network.training  # an epoch is trained in training mode, also after a validation
-    assert not torch.equal(network.state_dict()["body.1.running_mean"], before["body.1.running_mean"])
+    assert not torch.equal(network.state_dict()["body.2.running_mean"], before["body.2.running_mean"])
 
 
 # ---------------------------------------------------------------- augmentation

@@ -281,7 +281,7 @@ def test_evaluation_adds_its_results_to_the_same_run_which_stays_as_it_ended(
     assert evaluated.run.info.end_time == trained.run.info.end_time
     assert evaluated.run.data.params == trained.run.data.params
     told = expected_results(trained, evaluated)
-    added = {key: value for key, value in evaluated.run.data.metrics.items() if key not in trained.points}
+    added = {key: value for key, value in evaluated.run.data.metrics.items() if key not in trained.run.data.metrics}
     assert added == pytest.approx(told, rel=1e-15)
     assert evaluated.metrics["test_accuracy"] == told["test/accuracy"] > 0.5
     # the curves are as they were

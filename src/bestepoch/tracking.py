@@ -265,11 +265,12 @@ class MlflowTracker:
         if reason is not None:
             self.client.set_tag(self.place["run_id"], "failure", reason)
         costs = costs_of(self.run.info)
-        if costs:
+        if costs and self.place.get("costs") != ended:  # once for each end, however often it is delivered
             from mlflow.entities import Metric
 
             when = int((ended or time.time()) * 1000)
             self.client.log_batch(self.place["run_id"], metrics=[Metric(k, v, when, 0) for k, v in costs.items()])
+            self.place["costs"] = ended
         self.client.set_terminated(self.place["run_id"], name, end_time=int(ended * 1000) if ended else None)
 
 
