@@ -228,11 +228,10 @@ def checked(overrides: list[str], multirun: bool) -> tuple[list[str], Settings]:
             except (HydraException, ValueError) as error:
                 raise UsageError(f"{line} is no list of values to try: {error}") from None
     first = [texts[0] for texts in values.values()]
-    known: dict[tuple[str, ...], list[str]] = {}
-    settings = _compose(first + extra, [str(o.input_line) for o in theirs if not o.is_sweep_override()], known)
+    settings = _compose(first + extra, [str(o.input_line) for o in theirs if not o.is_sweep_override()])
     for i, texts in enumerate(values.values()):
         for text in texts[1:]:
-            _compose([*first[:i], text, *first[i + 1 :], *extra], [], known)
+            _compose([*first[:i], text, *first[i + 1 :], *extra], [])
     return overrides + extra, settings
 
 
@@ -244,12 +243,8 @@ def _sweep_texts(override: Any, key: str) -> list[str]:
     return [str(text) for text in override.sweep_iterator(transformer=Transformer.encode)]
 
 
-def _compose(overrides: list[str], of_hydra: list[str], known: dict[tuple[str, ...], list[str]]) -> Settings:
-    """Compose and check one job's configuration, with the project's messages in place of Hydra's.
-
-    Args:
-        known: the keys that there are, by what is chosen from the menus; filled here, since composing takes its time.
-    """
+def _compose(overrides: list[str], of_hydra: list[str]) -> Settings:
+    """Compose and check one job's configuration, with the project's messages in place of Hydra's."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
@@ -269,15 +264,16 @@ def _compose(overrides: list[str], of_hydra: list[str], known: dict[tuple[str, .
             raise UsageError(f"{origin[menu]}{menu} = {name} is not in conf/{menu}/. {nearest(name, choices(menu))}")
     try:
         with initialize_config_dir(str(project.root() / "conf"), version_base="1.3"):
-            chosen_lines = tuple(group_lines)
-            if chosen_lines not in known:
-                known[chosen_lines] = _flat(OmegaConf.to_container(compose("config", group_lines)))
-            keys = known[chosen_lines]
-            for line in overrides:
-                key = line.split("=", 1)[0].lstrip("+~")
-                if line not in group_lines and not any(k == key or k.startswith(f"{key}.") for k in keys):
-                    raise UsageError(unknown_key(key, [*sorted(menus), *keys]))
-            return settings(compose("config", [*overrides, *of_hydra]))
+            try:
+                return settings(compose("config", [*overrides, *of_hydra]))
+            except (HydraException, OmegaConfBaseException, UsageError):
+                # composing takes its time: what keys there are is looked up only where something is wrong
+                keys = _flat(OmegaConf.to_container(compose("config", group_lines)))
+                for line in overrides:
+                    key = line.split("=", 1)[0].lstrip("+~")
+                    if line not in group_lines and not any(k == key or k.startswith(f"{key}.") for k in keys):
+                        raise UsageError(unknown_key(key, [*sorted(menus), *keys])) from None
+                raise
     except YAMLError as error:
         raise UsageError(f"A file in conf/ is not readable: {error}") from None
     except (HydraException, OmegaConfBaseException, ValueError) as error:

@@ -11,18 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bestepoch import project
 from bestepoch.project import UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from bestepoch.schema import Affine, NoAugment, Shift
 
-Bytes = NDArray[np.uint8]
+    Bytes = NDArray[np.uint8]
 
 
 def read_idx(path: Path, ndim: int) -> Bytes:
@@ -54,6 +53,8 @@ def read_idx(path: Path, ndim: int) -> Bytes:
         raise UsageError(f"{path.name} ends inside its head, after {len(raw)} of {head} bytes")
     if len(raw) != head + math.prod(shape):
         raise UsageError(f"{path.name} says {shape} but holds {len(raw) - head:,} bytes of data")
+    import numpy as np
+
     return np.frombuffer(raw, np.uint8, offset=head).reshape(shape)
 
 
@@ -127,6 +128,7 @@ def load(folder: Path, part: str) -> tuple[torch.Tensor, torch.Tensor]:
     Returns:
         images, uint8 (n, height, width), and labels, int64 (n,).
     """
+    import numpy as np
     import torch
 
     path = folder / f"{part}.npz"
@@ -157,11 +159,14 @@ def order(seed: int, epoch: int, images: int) -> torch.Tensor:
 
 def stream(seed: int, rank: int) -> int:
     """The seed for what one of several processes draws on the way, such as dropout."""
+    import numpy as np
+
     return int(np.random.SeedSequence([seed, rank], spawn_key=(2,)).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _generator(seed: int, epoch: int, purpose: int) -> torch.Generator:
     """Independent streams for each (seed, epoch, purpose); nothing of it needs saving."""
+    import numpy as np
     import torch
 
     words = np.random.SeedSequence([seed, epoch, purpose]).generate_state(2, np.uint32)

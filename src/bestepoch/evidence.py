@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bestepoch.journal import Row
 from bestepoch.schema import Level, Patience, Selection
-from bestepoch.selection import PER_IMAGE, Fared, runner_up, stop_reason
+from bestepoch.selection import PER_IMAGE, runner_up, stop_reason
+
+if TYPE_CHECKING:
+    from bestepoch.selection import Fared
 
 LEVEL = 0.95
 RESAMPLES = 2000

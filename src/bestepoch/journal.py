@@ -14,11 +14,12 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from bestepoch import project
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ITERATION_COLUMNS = ("iteration", "epoch", "train/loss", "lr", "time")
 EPOCH_COLUMNS = (
@@ -68,6 +69,8 @@ def read(path: Path) -> list[Row]:
 
 def columns(path: Path) -> dict[str, np.ndarray]:
     """The finished rows as one array a column, float64: a twentieth of the memory that `read` takes."""
+    import numpy as np
+
     content = path.read_bytes()
     header, _, rows = content[: content.rfind(b"\n") + 1].partition(b"\n")
     values = np.loadtxt(io.BytesIO(rows), delimiter=",", ndmin=2) if rows else np.empty((0, len(header.split(b","))))

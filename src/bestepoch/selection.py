@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import get_args
-
-import numpy as np
+from typing import TYPE_CHECKING, get_args
 
 from bestepoch.journal import Row
 from bestepoch.project import UsageError
 from bestepoch.schema import Level, Metric, NoStopping, Patience, Selection
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+
+    Fared = Callable[[int], dict[str, np.ndarray]]
+
 # The columns that are means over validation images, and what they are means of.
 PER_IMAGE = {"val/loss": "losses", "val/accuracy": "correct"}
-Fared = Callable[[int], dict[str, np.ndarray]]
 
 
 def choose(epochs: list[Row], choice: Selection, fared: Fared) -> Row:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bestepoch import project
 from bestepoch.app import launch
-from bestepoch.data import Bytes, read_idx
+from bestepoch.data import read_idx
 from bestepoch.project import UsageError
 from bestepoch.schema import Settings, Split
 from bestepoch.signals import stop_with_dvc
