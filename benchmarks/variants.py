@@ -75,15 +75,20 @@ class Task:
 
     def loss(self, index: Any) -> Any:
         """Of one batch, before its update."""
+        return self.of(self.network(self.augment(self.images[index], index)), self.labels[index])
+
+    def of(self, logits: Any, labels: Any) -> Any:
+        """The loss that is minimised."""
         from torch.nn.functional import cross_entropy
 
-        return cross_entropy(self.network(self.augment(self.images[index], index)), self.labels[index])
+        return cross_entropy(logits, labels, label_smoothing=self.settings.loss.label_smoothing)
 
     def validate(self) -> None:
         """One pass over the validation images."""
         from bestepoch import loop
 
-        loop.score(loop.predict(self.network, self.held_images), self.held_labels)
+        logits = loop.predict(self.network, self.held_images)
+        loop.score(logits, self.held_labels, self.settings.loss.label_smoothing)
 
 
 def epochs(task: Task, log: Callable[[int, Any, float], None]) -> None:
@@ -105,6 +110,51 @@ def epochs(task: Task, log: Callable[[int, Any, float], None]) -> None:
 def plain(task: Task) -> Callable[[], None]:
     """No tracking."""
     return lambda: epochs(task, lambda *_: None)
+
+
+def dataloader(task: Task) -> Callable[[], None]:
+    """No tracking; a Dataset whose transforms work on one image at a time, and a DataLoader with a process a core.
+
+    The images are moved and normalised as torchvision's ToTensor, Normalize and a padded RandomCrop do it.
+    """
+    import torch
+    from PIL import Image
+    from torch.utils.data import DataLoader, Dataset
+
+    summary, draws = task.split.values, torch.Generator().manual_seed(task.settings.seed)
+    images = task.images.numpy()
+
+    class Images(Dataset[Any]):
+        def __len__(self) -> int:
+            return len(images)
+
+        def __getitem__(self, i: int) -> tuple[Any, int]:
+            wide = Image.new("L", (32, 32))
+            wide.paste(Image.fromarray(images[i]), (2, 2))
+            left, top = torch.randint(0, 5, (2,)).tolist()
+            pixels = torch.frombuffer(bytearray(wide.crop((left, top, left + 28, top + 28)).tobytes()), dtype=torch.uint8)
+            scaled = pixels.view(1, 28, 28).float().div(255)
+            normalised = (scaled - summary["pixel_mean"] / 255) / (summary["pixel_std"] / 255)
+            return normalised, int(task.labels[i])
+
+    loader: Any = DataLoader(
+        Images(), task.plan.batch_size, shuffle=True, num_workers=os.cpu_count() or 1, persistent_workers=True, generator=draws
+    )
+
+    def work() -> None:
+        iteration = 0
+        for _ in range(task.plan.epochs):
+            task.network.train()
+            for inputs, labels in loader:
+                iteration += 1
+                task.set_rate(iteration)
+                loss = task.of(task.network.body(inputs), labels)
+                task.optimizer.zero_grad()
+                loss.backward()
+                task.optimizer.step()
+            task.validate()
+
+    return work
 
 
 def by_hand(task: Task) -> Callable[[], None]:
@@ -200,7 +250,7 @@ def other(variant: Callable[[Task], Callable[[], None]], settings: Settings) -> 
     """Any of the ways above."""
     task = Task(settings)
     seconds, _ = clocked(variant(task))
-    report(seconds, task, task.network.state_dict(), variant is not plain)
+    report(seconds, task, task.network.state_dict(), variant not in (plain, dataloader))
 
 
 def clocked(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -224,6 +274,7 @@ def report(seconds: float, task: Task, weights: dict[str, Any], tracked: bool) -
 
 VARIANTS: dict[str, Callable[[Settings], None]] = {
     "plain": functools.partial(other, plain),
+    "dataloader": functools.partial(other, dataloader),
     "lightning": functools.partial(other, lightning),
     "by-hand": functools.partial(other, by_hand),
     "bestepoch-off": bestepoch,

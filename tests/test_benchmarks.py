@@ -105,6 +105,50 @@ def test_a_sweep_is_measured_and_shown(tables: Any, tmp_path: Path) -> None:
     assert printed == tables.sweeps(results) + "\n"
 
 
+def test_the_default_experiment_is_measured_beside_the_other_example(tables: Any, tmp_path: Path) -> None:
+    """On the sample, where neither reaches what the table is about."""
+    results, printed = benchmark("default", tmp_path, "--data=mnist_sample", "--their-images=640", "--seeds", "3", "4")
+    assert [run["seed"] for run in results["runs"]] == [3, 4] and len(results["theirs"]) == 2
+    for run in results["runs"]:
+        assert 0 < run["start"] < run["ends"][0] < run["ends"][-1] < run["seconds"]
+        assert sum(run["spent"].values()) <= run["seconds"]
+        # that of the chosen epoch is what the stage has found
+        assert run["epochs_test_accuracy"][run["best_epoch"] - 1] == run["test_accuracy"] > 0.5
+    assert printed == tables.default(results) + "\n"
+    results["runs"][0]["epochs_test_accuracy"] = [0.9899] + [0.9901] * (len(results["runs"][0]["ends"]) - 1)
+    results["runs"][1]["epochs_test_accuracy"] = [0.9899] * len(results["runs"][1]["ends"])
+    assert "not reached" in tables.default(results)
+    results["runs"].pop(), results["theirs"].pop()
+    told = tables.default(results)
+    assert f"{results['runs'][0]['ends'][1]:.1f} s" in told
+    assert f"1/{4 * results['theirs'][0] / results['runs'][0]['ends'][1]:.0f} " in told
+    assert f"1/{14 * results['theirs'][0] / results['runs'][0]['seconds']:.0f} " in told
+
+
+def test_speed_and_how_it_scales_are_measured_shown_and_drawn(tables: Any, tmp_path: Path) -> None:
+    tiny = ["--data=mnist_sample", "--rounds=1", "--seconds=0.2", "--epochs=6", "--epoch-images=500"]
+    results, printed = benchmark(
+        "speed", tmp_path, *tiny, "--batch-sizes", "16", "64", "--images", "500", "4500", "--picture=curves.png"
+    )
+    assert set(results["images_a_second"]) == {"16", "64"} and set(results["seconds_an_epoch"]) == {"500", "4500"}
+    assert len(results["epochs"]["seconds"]) == 6 and results["epochs"]["images"] == 500
+    assert 0 < results["share"][0] < 1
+    assert results["flops"] == 3 * forward_flops() - first_layers_input_flops()
+    assert printed == tables.speed(results) + "\n"
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def forward_flops() -> int:
+    """Of the default network on an image of 28 x 28, by hand: two for each weight of each place."""
+    first, second, third, linear = 24 * 24 * 16 * 25, 10 * 10 * 32 * 16 * 9, 3 * 3 * 64 * 32 * 9, 3 * 3 * 64 * 10
+    return 2 * (first + second + third + linear)
+
+
+def first_layers_input_flops() -> int:
+    """Nobody asks for the gradient of the pixels."""
+    return 2 * 24 * 24 * 16 * 25
+
+
 @pytest.mark.parametrize(("page", "block"), [("README", "kills"), ("SCALE", "sums")])
 def test_the_pages_show_the_committed_results(tables: Any, page: str, block: str) -> None:
     path = getattr(tables, page)

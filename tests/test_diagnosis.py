@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -418,6 +419,19 @@ def test_the_unit_of_the_loss_does_not_matter(name: str, scale: float) -> None:
     ]
     here, there = diagnose(rows), diagnose(scaled)
     assert (there.kind, there.epoch, there.override) == (here.kind, here.epoch, here.override)
+
+
+@pytest.mark.parametrize("name", sorted(set(CURVES) - {"a loss of 0"}))  # of which nothing is left on a floor
+def test_a_floor_under_both_losses_does_not_matter_where_it_is_known(name: str) -> None:
+    rows, floor = CURVES[name][0], 0.5003
+    raised = [{**row, **{key: floor + row[key] for key in ("train/epoch_loss", "val/loss")}} for row in rows]
+    here, there = diagnose(rows), diagnose(raised, floor=floor)
+    assert (there.kind, there.epoch, there.override) == (here.kind, here.epoch, here.override)
+    assert set(there.evidence) == set(here.evidence)
+    if "val_loss" in here.evidence:  # it is a number
+        assert there.evidence["val_loss"] == pytest.approx(here.evidence["val_loss"] + floor)
+    told = re.search(r"alidation loss went from (\S+) to", there.sentence)
+    assert told is None or float(told[1]) > floor, "as the table has it"
 
 
 @pytest.mark.parametrize("name", CURVES)

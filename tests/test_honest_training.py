@@ -271,7 +271,7 @@ def test_l1_reaches_the_loss_of_a_real_training(
     assert penalised.run.folder != plain.run.folder
 
 
-def test_label_smoothing_reaches_training_and_leaves_validation_alone(
+def test_label_smoothing_reaches_training_and_validation(
     sample: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     common = ["model=mlp", "augment=none", "train.iterations=1", "train.epochs=null", "train.batch_size=100"]
@@ -286,7 +286,9 @@ def test_label_smoothing_reaches_training_and_leaves_validation_alone(
     network.load_state_dict(checkpoint.load(checkpoint.weights_path(smooth.run.folder, 1))["network"])
     held_images, held_labels = data.load(sample.folder, "validation")
     logits = loop.predict(network, held_images)
-    assert smooth.epochs[0]["val/loss"] == pytest.approx(cross_entropy(logits, held_labels).item(), rel=1e-5)
+    by_hand = cross_entropy(logits, held_labels, label_smoothing=0.25).item()
+    assert smooth.epochs[0]["val/loss"] == pytest.approx(by_hand, rel=1e-5)
+    assert by_hand > loop.least_loss(0.25, 10) > 0.5
 
 
 def test_a_loss_that_is_no_number_ends_a_real_training_with_a_plain_message(
@@ -527,11 +529,16 @@ def test_label_smoothing_is_torchs(smoothing: float) -> None:
     assert got == pytest.approx(-(wanted * log_softmax(logits, 1)).sum(1).mean().item(), rel=1e-6)
 
 
-def test_the_score_is_the_plain_mean_over_all_images() -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_score_is_the_plain_mean_over_all_images(smoothing: float) -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(1050, 10), torch.randint(0, 10, (1050,))
-    fared = loop.score(logits, labels)
-    by_hand = [-log_softmax(row.double(), 0)[label].item() for row, label in zip(logits, labels, strict=True)]
+    fared = loop.score(logits, labels, smoothing)
+    logs = log_softmax(logits.double(), 1).tolist()
+    by_hand = [
+        -(1 - smoothing) * row[label] - smoothing * math.fsum(row) / 10
+        for row, label in zip(logs, labels.tolist(), strict=True)
+    ]
     assert fared.losses.tolist() == pytest.approx(by_hand, rel=1e-12)
     assert fared.loss == pytest.approx(math.fsum(by_hand) / 1050, rel=1e-12)
     hits = sum(int(row.argmax()) == int(label) for row, label in zip(logits, labels, strict=True))
@@ -552,6 +559,18 @@ def test_prediction_is_in_evaluation_mode_and_changes_nothing(sample: Summary) -
     teach(network, images, labels, 1, 65)
     assert network.training  # an epoch is trained in training mode, also after a validation
     assert not torch.equal(network.state_dict()["body.2.running_mean"], before["body.2.running_mean"])
+
+
+@pytest.mark.parametrize(("smoothing", "classes"), [(0.0, 10), (0.1, 10), (0.5, 3)])
+def test_no_loss_is_below_the_least_one(smoothing: float, classes: int) -> None:
+    target = torch.full((classes,), smoothing / classes, dtype=torch.float64)
+    target[0] += 1 - smoothing
+    logits = target.clamp_min(1e-30).log()[None]  # as sure as the target is
+    least = loop.least_loss(smoothing, classes)
+    assert loop.score(logits, torch.tensor([0]), smoothing).loss == pytest.approx(least, abs=1e-12)
+    for other in (logits * 1.1, logits * 0.9):
+        assert loop.score(other, torch.tensor([0]), smoothing).loss >= least
+    assert (least == 0) == (smoothing == 0)
 
 
 # ---------------------------------------------------------------- augmentation

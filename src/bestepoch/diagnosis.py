@@ -129,10 +129,11 @@ def noise(logs: np.ndarray) -> float:
     return wider * math.sqrt(math.pi) * float(np.mean(outside or [0.0]))
 
 
-def diagnose(epochs: list[Row], *, lr: float | None = None, classes: int = 10) -> Diagnosis:
+def diagnose(epochs: list[Row], *, lr: float | None = None, classes: int = 10, floor: float = 0.0) -> Diagnosis:
     """Why a training ended as it did, from its epoch table alone; the rows may come in any order.
 
-    ``lr`` is ``optimizer.lr`` (by default the highest rate in the table), ``classes`` how many there are to guess from.
+    ``lr`` is ``optimizer.lr`` (by default the highest rate in the table), ``classes`` how many there are to guess from,
+    ``floor`` what no loss can be below (label smoothing has one): shares of a loss are shares of what is above it.
 
     Raises:
         UsageError: the table is empty.
@@ -141,16 +142,18 @@ def diagnose(epochs: list[Row], *, lr: float | None = None, classes: int = 10) -
         raise UsageError("No epoch was finished, so there is nothing to diagnose. Train at least one: train.epochs=1")
     rows = sorted(epochs, key=lambda row: row["epoch"])
     t, v, accuracy = (np.array([row[c] for row in rows]) for c in ("train/epoch_loss", "val/loss", "val/accuracy"))
+    t, v = t - floor, v - floor
     number, n = [int(row["epoch"]) for row in rows], len(rows)
     lr = lr or max((row["lr"] for row in rows if 0 < row.get("lr", 0) < math.inf), default=0.01)
-    numbers = {"epochs": n, "lr": lr, "train_loss": t[-1], "val_loss": v[-1], "val_accuracy": accuracy[-1]}
+    numbers = {"epochs": n, "lr": lr, "train_loss": t[-1] + floor, "val_loss": v[-1] + floor, "val_accuracy": accuracy[-1]}
 
     def found(kind: Kind, index: int, sentence: str, suggestion: str, override: str, **more: float) -> Diagnosis:
         evidence = {name: float(value) for name, value in (numbers | more).items() if math.isfinite(value)}
         return Diagnosis(kind, number[index], sentence, suggestion, override, evidence)
 
     def since(i: int) -> str:
-        losses = f"validation loss went from {v[i]:.4g} to {v[-1]:.4g}, training loss from {t[i]:.4g} to {t[-1]:.4g}"
+        (v0, v1), (t0, t1) = v[[i, -1]] + floor, t[[i, -1]] + floor
+        losses = f"validation loss went from {v0:.4g} to {v1:.4g}, training loss from {t0:.4g} to {t1:.4g}"
         return f"from epoch {number[i]} to {number[-1]} {losses}"
 
     third = "Lower the learning rate to a third.", f"optimizer.lr={lr / 3:.3g}"
@@ -158,10 +161,11 @@ def diagnose(epochs: list[Row], *, lr: float | None = None, classes: int = 10) -
     longer = "Train for more epochs.", f"train.epochs={max(2 * n, 5)}"  # five show noise beside a trend, fewer do not
     if len(broken := np.flatnonzero(~(np.isfinite(t) & np.isfinite(v)))):
         i = int(broken[0])
-        sentence = f"In epoch {number[i]} training loss is {t[i]:.4g} and validation loss {v[i]:.4g}."
+        sentence = f"In epoch {number[i]} training loss is {t[i] + floor:.4g} and validation loss {v[i] + floor:.4g}."
         return found("diverged", i, sentence, *tenth)
     if n == 1:
-        return found("underfit", 0, f"One epoch is no trend: losses {t[0]:.4g} and {v[0]:.4g} (validation).", *longer)
+        losses = f"{t[0] + floor:.4g} and {v[0] + floor:.4g} (validation)"
+        return found("underfit", 0, f"One epoch is no trend: losses {losses}.", *longer)
 
     train, val, k = Curve(t), Curve(v), int(v.argmin())
     limit, flat, drift = val.tolerance, val.flat_since(), train.level[-1] - train.level[k]
@@ -185,7 +189,8 @@ def diagnose(epochs: list[Row], *, lr: float | None = None, classes: int = 10) -
     for name, curve in (("Validation", val), ("Training", train)):
         if rises := curve.rises(float(np.median(v[-RECENT:]))):
             i, where = rises[0][0], f"between epochs {number[rises[0][0]]} and {number[rises[-1][1]]}"
-            each = " and ".join(f"from {curve.values[low]:.4g} to {curve.values[high]:.4g}" for low, high in rises[-2:])
+            x = curve.values + floor
+            each = " and ".join(f"from {x[low]:.4g} to {x[high]:.4g}" for low, high in rises[-2:])
             sentence = f"{name} loss went up and down {where}: last it rose {each}."
             return found("oscillating", i, sentence, *third, rises=len(rises))
     # one bad epoch is enough if it is bad enough; a training loss near zero is measured by the other one

@@ -81,9 +81,11 @@ def evaluate(settings: Settings, source: Path, out: Path, pipeline: bool) -> dic
     images, labels = load(split.folder, "test")
     started = time.monotonic()
     logits = loop.predict(network, images)
-    scored = loop.score(logits, labels)
+    smoothing = run.info["config"]["loss"]["label_smoothing"]
+    scored = loop.score(logits, labels, smoothing)
     tested = report.Tested.of(images, labels, logits, time.monotonic() - started)
-    diagnosis = diagnose(epochs, lr=run.info["config"]["optimizer"]["lr"], classes=run.info["data"]["classes"])
+    lr, classes = run.info["config"]["optimizer"]["lr"], run.info["data"]["classes"]
+    diagnosis = diagnose(epochs, lr=lr, classes=classes, floor=loop.least_loss(smoothing, classes))
     low, high = evidence.wilson(int(scored.correct.sum()), len(labels))
     metrics = {
         "best_epoch": int(best["epoch"]),

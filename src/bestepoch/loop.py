@@ -134,8 +134,8 @@ def predict(network: nn.Module, images: Tensor, batch_size: int | None = None) -
 class Fared:
     """How each image fared, (n,) each and on the CPU.
 
-    Losses are cross-entropy in nats, without label smoothing, so that runs compare; an image is correct when its class
-    is the most likely one.
+    Losses are cross-entropy in nats, with the label smoothing of training and without penalties; an image is correct
+    when its class is the most likely one.
     """
 
     losses: Tensor
@@ -159,8 +159,19 @@ def join(parts: list[Fared]) -> Fared:
     return Fared(torch.cat([part.losses for part in parts]), torch.cat([part.correct for part in parts]))
 
 
-def score(logits: Tensor, labels: Tensor) -> Fared:
-    """(n, classes) logits against (n,) labels."""
+def score(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Fared:
+    """(n, classes) logits against (n,) labels.
+
+    A network that was trained to be less than sure scores badly by plain cross-entropy, and by how much it does so says
+    nothing of its errors: the epoch that is best by it is another than the one with the fewest.
+    """
     labels = labels.to(logits.device)
-    losses = cross_entropy(logits.double(), labels, reduction="none")
+    losses = cross_entropy(logits.double(), labels, reduction="none", label_smoothing=label_smoothing)
     return Fared(losses.cpu(), (logits.argmax(1) == labels).cpu())
+
+
+def least_loss(label_smoothing: float, classes: int) -> float:
+    """What no network can be below, in nats an image: the entropy of the smoothed target; 0 without smoothing."""
+    shares = torch.full((classes,), label_smoothing / classes, dtype=torch.float64)
+    shares[0] += 1 - label_smoothing
+    return -torch.special.xlogy(shares, shares).sum().item()

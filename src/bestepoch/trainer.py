@@ -161,7 +161,8 @@ class Trainer:
         losses = _finite(losses, begin, rate)
         with self.clock.on("evaluation"):
             images, labels = (self.world.part(tensor) for tensor in self.held_out)
-            fared = loop.join(self.world.gathered(loop.score(loop.predict(self.network, images), labels)))
+            fared = loop.score(loop.predict(self.network, images), labels, settings.loss.label_smoothing)
+            fared = loop.join(self.world.gathered(fared))
         row: Row = {
             "epoch": epoch,
             "iteration": end,
