@@ -381,7 +381,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, old, new in (
         ("params.yaml", "data: mnist ", "data: mnist_sample "),
         ("params.yaml", "model: cnn ", "model: mlp "),
-        ("params.yaml", "epochs: 5 ", f"epochs: {EPOCHS} "),
+        ("params.yaml", "epochs: 6 ", f"epochs: {EPOCHS} "),
         ("params.yaml", "batch_size: 100 ", "batch_size: 25 "),
         ("conf/model/mlp.yaml", "hidden: [256, 128]", "hidden: [32]"),
         ("conf/config.yaml", "every_seconds: 30 ", "every_seconds: 0.05 "),

@@ -36,7 +36,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = fresh_copy(tmp_path_factory.mktemp("short"))
     edit(folder / "params.yaml", "data: mnist ", "data: mnist_sample ")
     edit(folder / "params.yaml", "model: cnn ", "model: mlp ")
-    edit(folder / "params.yaml", "epochs: 5 ", "epochs: 2 ")
+    edit(folder / "params.yaml", "epochs: 6 ", "epochs: 2 ")
     assert ran(run(folder, "dvc", "repro")) == ["fetch", "split", "train", "evaluate"]
     commit(folder)
     return folder

@@ -38,7 +38,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = fresh_copy(tmp_path_factory.mktemp("readme"))
     edit(folder / "params.yaml", "data: mnist ", "data: mnist_sample ")
     edit(folder / "params.yaml", "model: cnn ", "model: mlp ")
-    edit(folder / "params.yaml", "epochs: 5 ", "epochs: 1 ")
+    edit(folder / "params.yaml", "epochs: 6 ", "epochs: 1 ")
     commit(folder)
     # .venv as make would find it once it is installed
     (folder / ".venv").mkdir()

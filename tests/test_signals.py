@@ -55,7 +55,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = live.with_store(pipeline.fresh_copy(tmp_path_factory.mktemp("split") / "project"))
     pipeline.edit(folder / "params.yaml", "data: mnist ", "data: mnist_sample ")
     pipeline.edit(folder / "params.yaml", "model: cnn ", "model: mlp ")
-    pipeline.edit(folder / "params.yaml", "epochs: 5 ", f"epochs: {EPOCHS} ")
+    pipeline.edit(folder / "params.yaml", "epochs: 6 ", f"epochs: {EPOCHS} ")
     pipeline.edit(folder / "conf/config.yaml", "every_seconds: 30 ", "every_seconds: 0.05 ")
     pipeline.run(folder, "dvc", "repro", "split")
     return folder

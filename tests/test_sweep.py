@@ -148,9 +148,9 @@ def test_the_same_command_takes_what_finished_as_it_is(failing: tuple[Path, str]
 def test_another_configuration_in_params_yaml_is_another_sweep(template: Path, copy: Path) -> None:
     jobs = ("-m", *live.SAMPLE, "model=mlp", "model.hidden=[4]", "seed=0,1", "tracking.mlflow=false")
     params = (copy / "params.yaml").read_text()
-    (copy / "params.yaml").write_text(params.replace("epochs: 5 ", "epochs: 1 "))
+    (copy / "params.yaml").write_text(params.replace("epochs: 6 ", "epochs: 1 "))
     live.run(copy, "train", *jobs)
-    (copy / "params.yaml").write_text(params.replace("epochs: 5 ", "epochs: 2 "))
+    (copy / "params.yaml").write_text(params.replace("epochs: 6 ", "epochs: 2 "))
     live.run(copy, "train", *jobs)
     found = {path.parent.name: live.table(path) for path in copy.glob("runs/sweeps/*/jobs.csv")}
     assert len(found) == 2

@@ -164,7 +164,7 @@ def ada(team: Team, tmp_path_factory: pytest.TempPathFactory) -> Member:
     for old, new in (
         ("data: mnist ", "data: mnist_sample "),
         ("model: cnn ", "model: mlp "),
-        ("epochs: 5 ", "epochs: 2 "),
+        ("epochs: 6 ", "epochs: 2 "),
     ):
         edit(checkout / "params.yaml", old, new)
     (home / ".mlflow").mkdir()

@@ -89,7 +89,9 @@ def lenet(menu: Lenet, shape: tuple[int, int], classes: int) -> nn.Sequential:
 
 
 def cnn(menu: Cnn, shape: tuple[int, int], classes: int) -> nn.Sequential:
-    """Blocks of a convolution, max pooling (not in the last one), batch normalisation and activation.
+    """Blocks of a convolution, max pooling, batch normalisation and activation.
+
+    There is no pooling in the last block, nor in the first one if its convolution has a stride.
 
     Raises:
         UsageError: nothing would be left of the images.
@@ -97,16 +99,16 @@ def cnn(menu: Cnn, shape: tuple[int, int], classes: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     width, sides = 1, list(shape)
     for i, channels in enumerate(menu.channels):
-        kernel = menu.kernel if i else menu.first_kernel
-        sides = [side + 2 * menu.padding - kernel + 1 for side in sides]
+        kernel, stride = (menu.kernel, 1) if i else (menu.first_kernel, menu.first_stride)
+        sides = [(side + 2 * menu.padding - kernel) // stride + 1 for side in sides]
         if min(sides) < 1:
             raise UsageError(
                 f"model = cnn leaves nothing of images of {shape[0]} x {shape[1]} pixels after {i + 1} of its blocks: "
                 f"give it fewer model.channels, smaller kernels, or model.padding={menu.first_kernel // 2}"
             )
         # no bias: the normalisation that follows would take it away again
-        layers.append(nn.Conv2d(width, channels, kernel, padding=menu.padding, bias=False))
-        if i + 1 < len(menu.channels):
+        layers.append(nn.Conv2d(width, channels, kernel, stride, menu.padding, bias=False))
+        if i + 1 < len(menu.channels) and stride == 1:
             # before the rest of the block, which then has a quarter of the values to look at
             layers.append(nn.MaxPool2d(2, ceil_mode=True))
             sides = [(side + 1) // 2 for side in sides]

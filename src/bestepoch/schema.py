@@ -76,6 +76,7 @@ class Cnn(Strict):
     name: Literal["cnn"]
     channels: Annotated[list[Count], Field(min_length=1)]
     first_kernel: Count
+    first_stride: Count
     kernel: Count
     padding: Whole
     activation: Activation
