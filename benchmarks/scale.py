@@ -157,7 +157,8 @@ def rows(count: int) -> list[dict[str, float]]:
 def begun(place: str) -> Any:
     """A tracker with a run of its own in a store."""
     from bestepoch.run import Run
-    from bestepoch.tracking import MlflowTracker, client
+    from bestepoch.tracking import client
+    from bestepoch.tracking_mlflow import MlflowTracker
 
     os.environ["MLFLOW_TRACKING_URI"] = place
     made = MlflowTracker(Run(Path.cwd(), {"status": "finished"}), EXPERIMENT)
@@ -305,7 +306,7 @@ def register(folder: Path, places: dict[str, Any], info: dict[str, Any], runs: i
 def made(place: str, info: dict[str, Any], experiment: str) -> str:
     """A run as bestepoch makes one, with ten points; its id."""
     from bestepoch.run import Run
-    from bestepoch.tracking import MlflowTracker
+    from bestepoch.tracking_mlflow import MlflowTracker
 
     os.environ["MLFLOW_TRACKING_URI"] = place
     epoch = {"epoch": 1, "val/loss": 0.1, "val/accuracy": 0.9, "train/epoch_loss": 0.1, "time": time.time()}

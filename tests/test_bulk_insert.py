@@ -14,7 +14,8 @@ from mlflow.entities import Metric
 import live
 from bestepoch.journal import Row
 from bestepoch.run import Run
-from bestepoch.tracking import PER_ITERATION, MlflowTracker
+from bestepoch.tracking import PER_ITERATION
+from bestepoch.tracking_mlflow import MlflowTracker
 
 
 def rows(first: int, last: int, **odd: float) -> list[Row]:

@@ -212,6 +212,25 @@ def test_a_stage_depends_on_exactly_the_modules_that_it_imports(stage: str) -> N
     assert len(modules(stage)) > 5
 
 
+def trackers_imported(text: str) -> set[str]:
+    """MLflow, TensorBoard and their parts, imported anywhere in a module's code."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    return {name for name in names if re.match(r"(mlflow|tensorboard|torch\.utils\.tensorboard)\b", name)}
+
+
+def test_only_the_tracking_family_imports_a_tracker() -> None:
+    found = {path.stem: trackers_imported(path.read_text()) for path in PACKAGE.glob("*.py")}
+    family = {name for name in found if re.fullmatch(r"tracking(_\w+)?", name)}
+    assert {name for name, names in found.items() if names} <= family
+    assert all(names for name, names in found.items() if name in ("tracking", "tracking_tensorboard"))
+    assert trackers_imported("def f():\n    from mlflow.entities import Metric") == {"mlflow.entities"}
+
+
 def test_what_is_not_imported_under_dvc_is_still_there_to_be_named() -> None:
     for importing, imported in NOT_UNDER_DVC:
         assert imported in imports(importing)

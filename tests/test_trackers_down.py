@@ -17,9 +17,10 @@ import pytest
 from mlflow import MlflowClient
 
 import live
-from bestepoch import courier, project, tracking
+from bestepoch import courier, project
 from bestepoch.journal import Journal, Row
 from bestepoch.run import Run
+from bestepoch.tracking_tensorboard import TensorBoardTracker
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("trackers_down")]
 
@@ -235,7 +236,7 @@ def test_a_part_that_is_missing_is_added_and_no_more(run: Path, monkeypatch: pyt
     (run / "iterations.csv").write_text("".join(lines["iterations.csv"][:62]))
     (run / "epochs.csv").write_text("".join(lines["epochs.csv"][:2]))
     monkeypatch.chdir(run.parents[1])
-    tracker = tracking.TensorBoardTracker(Run.read(run))
+    tracker = TensorBoardTracker(Run.read(run))
     assert courier.catch_up(tracker, run, tracker.place)
     tracker.close("killed")
     assert [len(live.tensorboard_points(run)[key]) for key in ("lr", "val/loss")] == [61, 1]

@@ -20,6 +20,7 @@ from mlflow import MlflowClient
 import live
 from bestepoch import config, schedule, tracking
 from bestepoch.run import Run
+from bestepoch.tracking_evaluation import record_evaluation
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tracking")]  # one process, so one training for all tests
 
@@ -378,7 +379,7 @@ def test_a_model_that_cannot_be_stored_leaves_the_run_as_it_ended(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     files = trained.folder / "evaluate"
     with pytest.raises(OSError, match="no place for files"):
-        tracking.record_evaluation(Run.read(trained.folder), "bestepoch", trained.folder, {}, NoModel(), files)  # type: ignore[arg-type]
+        record_evaluation(Run.read(trained.folder), "bestepoch", trained.folder, {}, NoModel(), files)  # type: ignore[arg-type]
     info = trained.client.get_run(trained.run.info.run_id).info
     assert (info.status, info.end_time) == ("FINISHED", evaluated.run.info.end_time)
 

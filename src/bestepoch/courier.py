@@ -25,7 +25,10 @@ from bestepoch import project
 from bestepoch.journal import Tail
 from bestepoch.project import public
 from bestepoch.run import Run, sweep_lock
-from bestepoch.tracking import MlflowTracker, TensorBoardTracker, Tracker, end_dead_sweep, reason, store_uri
+from bestepoch.tracking import Tracker, reason, store_uri
+from bestepoch.tracking_mlflow import MlflowTracker
+from bestepoch.tracking_sweep import end_dead_sweep
+from bestepoch.tracking_tensorboard import TensorBoardTracker
 
 log = logging.getLogger("bestepoch")
 

@@ -194,7 +194,7 @@ def _tell(
     settings: Settings, run: Run, source: Path, out: Path, network: Network, example: Any, metrics: dict[str, Any]
 ) -> None:
     """The results to the trackers that the settings name; a tracker that is down does not cost the results."""
-    from bestepoch import tracking
+    from bestepoch import tracking, tracking_evaluation, tracking_tensorboard
 
     told: dict[str, float] = {
         "best/epoch": metrics["best_epoch"],
@@ -205,11 +205,11 @@ def _tell(
     }
     live = project.home() / "runs" / run.name
     if settings.tracking.tensorboard and live.is_dir():
-        tracking.show_evaluation(live, told)
+        tracking_tensorboard.show_evaluation(live, told)
     if settings.tracking.mlflow:
-        model = tracking.LoggedModel(network, example)
+        model = tracking_evaluation.LoggedModel(network, example)
         try:
-            tracking.record_evaluation(run, settings.tracking.experiment, source, told, model, out)
+            tracking_evaluation.record_evaluation(run, settings.tracking.experiment, source, told, model, out)
         except Exception as error:
             log.warning(
                 "warning: MLflow does not take the evaluation (%s). Run this again when it does.",

@@ -69,7 +69,7 @@ def conduct(runs: list[Run], choice: Selection, tracking: Tracking, out: Path) -
     _print(study, choice)
     log.info("study    %s", project.relative(out))
     if tracking.mlflow:
-        from bestepoch.tracking import record_study
+        from bestepoch.tracking_sweep import record_study
 
         note = out.parent / "parent.json"
         parent = project.read_json(note, "") if note.exists() else {}

@@ -115,7 +115,7 @@ class Sweep:
             self.folder / "sweep.json", {"overrides": self.overrides, "selection": self.selection.model_dump()}
         )
         if self.tracking.mlflow:
-            from bestepoch.tracking import begin_sweep
+            from bestepoch.tracking_sweep import begin_sweep
 
             try:
                 self.parent = begin_sweep(self.tracking.experiment, self.folder, self.overrides)
@@ -324,7 +324,7 @@ class Sweep:
         if table.winner is not None:
             log.info("test it  python -m bestepoch.promote sweep=%s", project.relative(self.folder))
         if self.parent is not None:
-            from bestepoch.tracking import end_sweep
+            from bestepoch.tracking_sweep import end_sweep
 
             try:
                 end_sweep(self.parent, self.folder, files, table)

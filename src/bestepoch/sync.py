@@ -11,7 +11,9 @@ from bestepoch.evaluate import find_run
 from bestepoch.project import UsageError
 from bestepoch.run import Run
 from bestepoch.schema import Settings
-from bestepoch.tracking import MlflowTracker, TensorBoardTracker, reason
+from bestepoch.tracking import reason
+from bestepoch.tracking_mlflow import MlflowTracker
+from bestepoch.tracking_tensorboard import TensorBoardTracker
 
 log = logging.getLogger("bestepoch")
 

@@ -1,0 +1,202 @@
+"""The journal, delivered to MLflow."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import math
+import time
+from typing import Any
+
+from bestepoch import project
+from bestepoch.journal import Row
+from bestepoch.project import public
+from bestepoch.run import Run, flat
+from bestepoch.tracking import PER_EPOCH, PER_ITERATION, client, experiment, outer_run, store_uri, there
+
+log = logging.getLogger("bestepoch")
+
+
+class MlflowTracker:
+    """One run in the MLflow store."""
+
+    name = "MLflow"
+
+    def __init__(self, run: Run, experiment: str) -> None:
+        self.run, self.experiment = run, experiment
+        self.place: dict[str, Any] = {}
+        self.uri = store_uri()
+        self.client: Any = None
+        self._engine: Any = None
+
+    @staticmethod
+    def load() -> None:
+        """See `Tracker`."""
+        import mlflow.tracking
+
+        if not store_uri().startswith("http"):
+            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
+    def open(self) -> None:
+        """Find the run of an earlier attempt, or make one with its parameters, tags and data set."""
+        if self.client is not None:
+            return
+        mlflow = client(self.uri)
+        if self.place.get("uri") != public(self.uri) or not there(mlflow, self.place["run_id"]):
+            # another store, or one that lost the run: everything is delivered anew
+            run_id = self._find(mlflow) or self._make(mlflow)
+            self._describe(mlflow, run_id)  # also one that was found: who made it may not have come this far
+            self.place.clear()
+            self.place.update(uri=public(self.uri), run_id=run_id)
+        if self.run.status == "running":
+            mlflow.update_run(self.place["run_id"], status="RUNNING")
+            if "failure" in mlflow.get_run(self.place["run_id"]).data.tags:
+                mlflow.delete_tag(self.place["run_id"], "failure")  # why an earlier attempt ended
+        self.client = mlflow
+
+    def _find(self, mlflow: Any) -> str | None:
+        """A run that an attempt made but did not live to write down."""
+        number = experiment(mlflow, self.uri, self.experiment)
+        found = mlflow.search_runs([number], f"tags.`bestepoch.key` = '{self.run.info['key']}'", max_results=1)
+        return str(found[0].info.run_id) if found else None
+
+    def _make(self, mlflow: Any) -> str:
+        number = experiment(mlflow, self.uri, self.experiment)
+        made = mlflow.create_run(
+            number,
+            start_time=int(self.run.info["started"] * 1000),
+            tags={"bestepoch.key": self.run.info["key"]},  # at once: by this a later attempt finds it
+            run_name=self.run.name,
+        )
+        return str(made.info.run_id)
+
+    def _describe(self, mlflow: Any, run_id: str) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
+
+        info = self.run.info
+        tags = {"mlflow.runName": self.run.name, **describe_tags(info)}
+        parent = info.get("parent")  # the sweep's run
+        if parent is not None:
+            tags["sweep"] = self.run.folder.parent.name
+        if parent or outer_run():
+            tags["mlflow.parentRunId"] = parent or outer_run()
+        params = [Param(k, str(v)) for k, v in flat(info["config"]).items()]
+        mlflow.log_batch(run_id, tags=[RunTag(k, str(v)) for k, v in tags.items()])
+        for i in range(0, len(params), 100):
+            mlflow.log_batch(run_id, params=params[i : i + 100])
+        data = info["data"]
+        entity = Dataset(
+            name=data["name"],
+            digest=data["checksum"][:12],  # the whole of it is a tag
+            source_type="local",
+            source=json.dumps({"uri": data["folder"]}),
+            profile=json.dumps({**data["sizes"], "checksum": data["checksum"]}),
+        )
+        inputs = [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])]
+        try:
+            mlflow.log_inputs(run_id, inputs)
+        except Exception as error:
+            if "unique" not in str(error).lower():  # as SQLite and PostgreSQL say it
+                raise
+            # MLflow looks whether it has the data set, then adds it; another run's has come in between
+            mlflow.log_inputs(run_id, inputs)
+        try:
+            mlflow.log_dict(run_id, info["config"], "config.yaml")
+        except Exception as error:  # files have a place of their own, which may fail alone; the curves need it not
+            log.warning("warning: MLflow does not take the file config.yaml (%s)", project.first_line(error))
+
+    def write(self, iterations: list[Row], epochs: list[Row]) -> None:
+        """In batches of what one request may carry; a SQLite store takes many in one statement."""
+        from mlflow.entities import Metric
+
+        if self.uri.startswith("sqlite:") and iterations:
+            # the last one goes MLflow's own way, which notes it as the latest; and so does what is no number
+            mlflows = [not all(math.isfinite(row[key]) for key in PER_ITERATION) for row in iterations[:-1]] + [True]
+            self._insert([row for row, own in zip(iterations, mlflows, strict=True) if not own])
+            iterations = [row for row, own in zip(iterations, mlflows, strict=True) if own]
+        metrics = [
+            Metric(key, row[key], round(row["time"] * 1000), int(row[axis]))
+            for rows, keys, axis in ((iterations, PER_ITERATION, "iteration"), (epochs, PER_EPOCH, "epoch"))
+            for row in rows
+            for key in keys
+        ]
+        for i in range(0, len(metrics), 1000):
+            self.client.log_batch(self.place["run_id"], metrics=metrics[i : i + 1000])
+
+    def _insert(self, rows: list[Row]) -> None:
+        """Rows into MLflow's own table of metrics, as its `log_batch` would: 3 µs a value in place of 55.
+
+        `log_batch` makes an object of each value, and looks up the latest one, which on two cores is felt in the
+        training loop of a small network. A value that is there already is left as it is, here as there.
+        """
+        from mlflow.store.tracking.dbmodels.models import SqlMetric
+        from sqlalchemy import create_engine
+        from sqlalchemy.dialects.sqlite import insert
+
+        if self._engine is None:
+            self._engine = create_engine(self.uri, connect_args={"timeout": 20})  # seconds for a lock, as MLflow waits
+        run_id = self.place["run_id"]
+        values = [
+            {
+                "key": key,
+                "value": row[key],
+                "timestamp": round(row["time"] * 1000),
+                "step": int(row["iteration"]),
+                "is_nan": False,
+                "run_uuid": run_id,
+            }
+            for row in rows
+            for key in PER_ITERATION
+        ]
+        if not values:
+            return
+        with self._engine.begin() as connection:
+            connection.execute(insert(SqlMetric).on_conflict_do_nothing(), values)
+
+    def close(self, status: str) -> None:
+        """End the run."""
+        name = {"finished": "FINISHED", "killed": "KILLED"}.get(status, "FAILED")
+        ended, reason = self.run.info.get("ended"), self.run.info.get("reason")
+        if reason is not None:
+            self.client.set_tag(self.place["run_id"], "failure", reason)
+        costs = costs_of(self.run.info)
+        if costs and self.place.get("costs") != ended:  # once for each end, however often it is delivered
+            from mlflow.entities import Metric
+
+            when = int((ended or time.time()) * 1000)
+            self.client.log_batch(self.place["run_id"], metrics=[Metric(k, v, when, 0) for k, v in costs.items()])
+            self.place["costs"] = ended
+        self.client.set_terminated(self.place["run_id"], name, end_time=int(ended * 1000) if ended else None)
+
+
+def costs_of(info: dict[str, Any]) -> dict[str, float]:
+    """What a run took, as metrics: seconds by account and in all, and megabytes; empty where it has not ended."""
+    if "spent" not in info:
+        return {}
+    spent = dict(info["spent"])
+    if "asked" in info:  # training waits until the trackers have everything
+        spent["tracking"] += time.time() - info["asked"]
+    costs = {f"time/{account}": seconds for account, seconds in spent.items()} | {"time/total": sum(spent.values())}
+    return costs | ({"memory/peak_mb": info["peak_memory"] / 1e6} if info.get("peak_memory") else {})
+
+
+def describe_tags(info: dict[str, Any]) -> dict[str, Any]:
+    """What a run is filtered and told apart by, beside its parameters."""
+    data, git = info["data"], info["git"]
+    tags = {
+        "dataset": data["name"],
+        "data.checksum": data["checksum"],
+        "device": info["environment"].get("device"),
+        "host": info["environment"]["host"],
+        "git.dirty": str(git["dirty"]).lower(),
+        "git.commit": git["commit"],
+        "mlflow.source.git.commit": git["commit"],
+        "mlflow.source.name": info["command"],
+        "mlflow.source.type": "LOCAL",
+        "mlflow.user": getpass.getuser(),
+        "dvc.data": data.get("dvc"),
+        "continues": info.get("continues", {}).get("run"),
+        "offline_sample": f"stands in for {data['requested']}" if data["name"] != data["requested"] else None,
+    }
+    return {key: value for key, value in tags.items() if value is not None}
