@@ -246,7 +246,8 @@ class Evaluated:
 def evaluate(trained: Trained) -> Evaluated:
     (line,) = [line for line in trained.printed.splitlines() if line.startswith("test it")]
     assert line.split(maxsplit=2)[2] == f"python -m bestepoch.evaluate run=runs/{trained.folder.name}"
-    live.run(trained.project, *line.split("bestepoch.")[1].split())
+    printed = live.run(trained.project, *line.split("bestepoch.")[1].split())
+    assert "warning" not in printed
     client = trained.client
     (run,) = live.mlflow_runs(client)
     models = list(client.search_logged_models([run.info.experiment_id]))

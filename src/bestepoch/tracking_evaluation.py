@@ -49,7 +49,7 @@ def record_evaluation(
         if run.status == "running":
             tracker.client.update_run(run_id, status="RUNNING")
         else:
-            tracker.close(run.status)
+            tracker.end(run.status)
     return run_id
 
 

@@ -156,7 +156,6 @@ class MlflowTracker:
 
     def close(self, status: str) -> None:
         """End the run."""
-        name = {"finished": "FINISHED", "killed": "KILLED"}.get(status, "FAILED")
         ended, reason = self.run.info.get("ended"), self.run.info.get("reason")
         if reason is not None:
             self.client.set_tag(self.place["run_id"], "failure", reason)
@@ -167,6 +166,11 @@ class MlflowTracker:
             when = int((ended or time.time()) * 1000)
             self.client.log_batch(self.place["run_id"], metrics=[Metric(k, v, when, 0) for k, v in costs.items()])
             self.place["costs"] = ended
+        self.end(status)
+
+    def end(self, status: str) -> None:
+        """The run has ended, when it did; what it took is told by `close`, which knows whether it was."""
+        ended, name = self.run.info.get("ended"), {"finished": "FINISHED", "killed": "KILLED"}.get(status, "FAILED")
         self.client.set_terminated(self.place["run_id"], name, end_time=int(ended * 1000) if ended else None)
 
 
