@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bestepoch")
 PIPELINE_RUN = "results/train"
+MODEL = "model.pt"
 
 
 def main(settings: Settings) -> None:
@@ -76,7 +77,8 @@ def evaluate(settings: Settings, source: Path, out: Path, pipeline: bool) -> dic
         return checkpoint.fared(source, epoch)
 
     best = selection.choose(epochs, choice, fared)
-    network = chosen_network(run, source, int(best["epoch"]))
+    chosen = chosen_model(run, source, int(best["epoch"]))
+    network = restored(chosen)
     split = _split(run, settings, pipeline)
     images, labels = load(split.folder, "test")
     started = time.monotonic()
@@ -103,13 +105,15 @@ def evaluate(settings: Settings, source: Path, out: Path, pipeline: bool) -> dic
 
     out.mkdir(parents=True, exist_ok=True)
     write_table(out / "predictions.csv", ["index", "actual", "predicted", "confidence"], tested.rows())
-    _save_model(out / "model.pt", run, network, metrics)
+    checkpoint.save(out / MODEL, chosen)
     iterations = columns(source / "iterations.csv")
     report.write(out, run, iterations, epochs, metrics, choice, stopping, diagnosis, tested)
     project.write_json(out / "metrics.json", metrics)
-    _tell(settings, run, source, out, network, images[:2].float().numpy(), metrics)
+    registered = _tell(settings, run, source, out, network, images[:2].float().numpy(), metrics)
 
     _say(metrics, choice)
+    if registered:
+        log.info("model    %s", registered)
     log.info("verdict  %s", diagnosis.sentence)
     log.info("try      %s  %s", diagnosis.suggestion, diagnosis.override)
     if split.offline_sample:
@@ -141,17 +145,36 @@ def _stopping(run: Run) -> Patience | Level:
     return kind(**values) if kind is not None else config.menu_entry("stopping", "patience")
 
 
-def chosen_network(run: Run, source: Path, epoch: int) -> Network:
-    """The network of a run with the weights that it had after ``epoch``, on the CPU, in evaluation mode."""
+def chosen_model(run: Run, source: Path, epoch: int) -> dict[str, Any]:
+    """What ``model.pt`` holds: a run's network as it was after ``epoch``, and all that it takes to use and judge it.
+
+    Returns:
+        ``network``, the weights, and what builds it: ``model``, ``shape``, ``classes``, ``pixel_mean``, ``pixel_std``;
+        ``validation``, how each validation image fared; ``data`` and its ``checksum``; ``run`` and ``epoch``.
+    """
+    from bestepoch import checkpoint
+
+    data, state = run.info["data"], checkpoint.load(checkpoint.weights_path(source, epoch))
+    return {
+        **{key: state[key] for key in ("network", "validation")},
+        "model": run.info["config"]["model"],
+        **{key: data[key] for key in ("shape", "classes", "pixel_mean", "pixel_std", "checksum")},
+        "data": data["name"],
+        "run": run.name,
+        "epoch": epoch,
+    }
+
+
+def restored(chosen: dict[str, Any]) -> Network:
+    """The network of a ``model.pt``, on the CPU, in evaluation mode."""
     from pydantic import TypeAdapter
 
-    from bestepoch import checkpoint, model, schema
+    from bestepoch import model, schema
 
-    menu: Any = TypeAdapter(schema.Model).validate_python(run.info["config"]["model"])
-    data = run.info["data"]
-    height, width = data["shape"]
-    network = model.build(menu, (height, width), data["classes"], data["pixel_mean"], data["pixel_std"])
-    network.load_state_dict(checkpoint.load(checkpoint.weights_path(source, epoch))["network"])
+    menu: Any = TypeAdapter(schema.Model).validate_python(chosen["model"])
+    height, width = chosen["shape"]
+    network = model.build(menu, (height, width), chosen["classes"], chosen["pixel_mean"], chosen["pixel_std"])
+    network.load_state_dict(chosen["network"])
     return network.eval()
 
 
@@ -176,25 +199,15 @@ def _split(run: Run, settings: Settings, pipeline: bool) -> Summary:
     return split
 
 
-def _save_model(path: Path, run: Run, network: Network, metrics: dict[str, Any]) -> None:
-    from bestepoch import checkpoint
-
-    data = run.info["data"]
-    state = {
-        "network": network.state_dict(),
-        "model": run.info["config"]["model"],
-        **{key: data[key] for key in ("shape", "classes", "pixel_mean", "pixel_std")},
-        "run": run.name,
-        "epoch": metrics["best_epoch"],
-    }
-    checkpoint.save(path, state)
-
-
 def _tell(
     settings: Settings, run: Run, source: Path, out: Path, network: Network, example: Any, metrics: dict[str, Any]
-) -> None:
-    """The results to the trackers that the settings name; a tracker that is down does not cost the results."""
-    from bestepoch import tracking, tracking_evaluation, tracking_tensorboard
+) -> str | None:
+    """The results to the trackers that the settings name; a tracker that is down does not cost the results.
+
+    Returns:
+        what the registry made of the model, in a line.
+    """
+    from bestepoch import tracking, tracking_evaluation, tracking_registry, tracking_tensorboard
 
     told: dict[str, float] = {
         "best/epoch": metrics["best_epoch"],
@@ -207,14 +220,17 @@ def _tell(
     if settings.tracking.tensorboard and live.is_dir():
         tracking_tensorboard.show_evaluation(live, told)
     if settings.tracking.mlflow:
-        model = tracking_evaluation.LoggedModel(network, example)
+        model = tracking_evaluation.LoggedModel(network, example, out / MODEL)
         try:
-            tracking_evaluation.record_evaluation(run, settings.tracking.experiment, source, told, model, out)
+            logged = tracking_evaluation.record_evaluation(run, settings.tracking.experiment, source, told, model, out)
+            if settings.registry.enabled:
+                return tracking_registry.register(logged, out / MODEL, told, settings.selection.metric)
         except Exception as error:
             log.warning(
                 "warning: MLflow does not take the evaluation (%s). Run this again when it does.",
                 tracking.reason(error),
             )
+    return None
 
 
 if __name__ == "__main__":

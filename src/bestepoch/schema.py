@@ -293,6 +293,10 @@ class Tracking(Strict):
     drain_seconds: NotNegative
 
 
+class Registry(Strict):
+    enabled: bool
+
+
 class Sweeping(Strict):
     fail_fast: bool
 
@@ -331,6 +335,7 @@ class Settings(Strict):
     selection: Selection
     checkpoint: Checkpoint
     tracking: Tracking
+    registry: Registry
     sweep: Sweep
     run: Annotated[Any, AfterValidator(_one_run_or_several)]
     publish: str | None

@@ -29,6 +29,7 @@ for _name, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "GIT_PYTHON_REFRESH": "quiet",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # of files that are there in a moment
 }.items():
     os.environ.setdefault(_name, _value)
 # What goes wrong in a SQLite store is raised as well; logged, it is a page of traceback at each attempt.
@@ -78,11 +79,16 @@ def reason(error: Exception) -> str:
     return project.first_line(error)
 
 
+def database(uri: str) -> Path:
+    """The file of a SQLite store."""
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0])
+
+
 def client(uri: str) -> Any:
     """An MLflow client; makes a SQLite store where it is missing."""
     from mlflow import MlflowClient
 
-    path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    path = database(uri)
     if uri.startswith("sqlite:///") and not path.exists():
         (project.home() / "runs").mkdir(exist_ok=True)
         # by one process alone, and beside: MLflow creates its tables in many steps, and cannot go on from halfway

@@ -15,14 +15,14 @@ from bestepoch.tracking_mlflow import MlflowTracker
 
 def record_evaluation(
     run: Run, experiment_name: str, journal: Path, metrics: dict[str, float], model: LoggedModel, files: Path
-) -> str:
+) -> Any:
     """Add an evaluation to the MLflow run that trained.
 
     A run that is not in the store, because a cache or another machine brought the training's results, is made there
     first, from its journal.
 
     Returns:
-        the id of the MLflow run.
+        MLflow's account of the model: ``run_id``, ``model_id`` and more.
     """
     import mlflow as fluent
     from mlflow.entities import Metric
@@ -43,25 +43,28 @@ def record_evaluation(
     fluent.set_tracking_uri(tracker.uri)
     try:
         with fluent.start_run(run_id=run_id):
-            model.log()
+            return model.log()
     finally:
         # start_run ended the run as finished or failed, now; it is still what training left
         if run.status == "running":
             tracker.client.update_run(run_id, status="RUNNING")
         else:
             tracker.end(run.status)
-    return run_id
 
 
 @dataclass(frozen=True)
 class LoggedModel:
-    """The chosen network as an MLflow model: raw pixels (n, height, width), float32, 0 to 255, to logits."""
+    """The chosen network as an MLflow model: raw pixels (n, height, width), float32, 0 to 255, to logits.
+
+    ``file``, our own ``model.pt``, goes with it: that is read without running anything that is in it.
+    """
 
     network: Any
     example: Any
+    file: Path
 
-    def log(self) -> None:
-        """Into the active run."""
+    def log(self) -> Any:
+        """Into the active run; returns MLflow's account of it."""
         import mlflow
         import torch
         from mlflow.models import infer_signature
@@ -71,10 +74,10 @@ class LoggedModel:
         with warnings.catch_warnings():
             # torch.export warns of weights that are not on the CPU, whatever they are on
             warnings.filterwarnings("ignore", message="No complete tensor found")
-            self._log_to(mlflow, torch, infer_signature(self.example, logits))
+            return self._log_to(mlflow, torch, infer_signature(self.example, logits))
 
-    def _log_to(self, mlflow: Any, torch: Any, signature: Any) -> None:
-        mlflow.pytorch.log_model(
+    def _log_to(self, mlflow: Any, torch: Any, signature: Any) -> Any:
+        return mlflow.pytorch.log_model(
             self.network,
             name="model",
             signature=signature,
@@ -86,4 +89,5 @@ class LoggedModel:
                 "numpy",
             ],
             serialization_format="pt2",
+            extra_files=[str(self.file)],
         )
