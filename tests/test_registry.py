@@ -189,6 +189,9 @@ def test_a_servers_registry_is_used_as_this_machines_own(
         there = {"MLFLOW_TRACKING_URI": server.address}
         assert f"models:/{NAME}/1  The champion: there was none" in project.evaluate(first, **there)
         assert f"models:/{NAME}/2  The champion, in place of Version 1" in project.evaluate(better.parent, **there)
+        picture = project.folder / "docs/study.png"
+        said = live.run(project.folder, "predict", str(picture), f"model=models:/{NAME}@champion", **there)
+        assert f"run {better.parent.name}, epoch 1" in said
     finally:
         server.kill()
 

@@ -77,6 +77,16 @@ def launch(task: Callable[[Settings], float | None], sweep_task: SweepTask | Non
         fail(error)
 
 
+def answer(task: Callable[[list[str]], None], arguments: list[str]) -> None:
+    """Run a command that takes no settings; mistakes are answered as in `launch`."""
+    _log_to_terminal()
+    try:
+        with _plain_disk_errors():
+            task(arguments)
+    except UsageError as error:
+        fail(error)
+
+
 @contextlib.contextmanager
 def _plain_disk_errors() -> Iterator[None]:
     try:
