@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from PIL import Image, ImageDraw
 
 from live import CHECKOUT
 from pipeline import BIN, commit, edit, environment, fresh_copy, metrics, run, trainings
@@ -26,7 +27,12 @@ COMMANDS = [
     for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
     for line in block.splitlines()
 ]
-SERVERS = {"make ui": "http://127.0.0.1:{port}/health", "make tensorboard": "http://127.0.0.1:{port}/"}
+SERVE = "mlflow models serve -m models:/bestepoch-mnist@champion --env-manager local --port 5001"
+SERVERS = {
+    "make ui": "http://127.0.0.1:{port}/health",
+    "make tensorboard": "http://127.0.0.1:{port}/",
+    SERVE: "http://127.0.0.1:{port}/ping",
+}
 # the whole suite inside one of its tests would never end; that it is what `make test` starts is looked at
 NOT_HERE = {"make test"}
 
@@ -57,6 +63,10 @@ def test_the_commands_run_in_the_order_of_the_readme(project: Path) -> None:
     for command in COMMANDS:
         if command in NOT_HERE or command in SERVERS:
             continue
+        if "image.png" in command:
+            picture = Image.new("L", (300, 400), 255)
+            ImageDraw.Draw(picture).line([(200, 80), (190, 300)], 0, 20)
+            picture.save(project / "image.png")
         run(project, *shlex.split(with_names(command, project)))
         if command.startswith("dvc exp run --queue"):
             assert "Queued" in run(project, "dvc", "queue", "status")
@@ -64,6 +74,7 @@ def test_the_commands_run_in_the_order_of_the_readme(project: Path) -> None:
         if command.startswith("dvc exp run -S"):
             run(project, "git", "checkout", "-q", ".")
     assert metrics(project)["test_accuracy"] > 0.5
+    assert (project / "image.28x28.png").is_file()
     known = trainings(project)
     assert {r.data.params.get("optimizer") for r in known} >= {"sgd", "adamw"}
     parents = [r for r in known if r.data.tags.get("sweep") and "mlflow.parentRunId" not in r.data.tags]
@@ -118,7 +129,12 @@ def test_the_servers_answer_on_this_machine_alone(project: Path, command: str) -
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with serving(project, f"{command} PORT={port}", SERVERS[command].format(port=port)) as said:
+    if command == SERVE:  # of a champion, which is there when evaluation has run
+        run(project, "dvc", "repro")
+        typed = command.replace("mnist@", "mnist_sample@").replace("5001", str(port))
+    else:
+        typed = f"{command} PORT={port}"
+    with serving(project, typed, SERVERS[command].format(port=port)) as said:
         assert f"127.0.0.1:{port}" in said
 
 
