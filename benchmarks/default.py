@@ -91,7 +91,7 @@ def tested(folder: Path, run: Path, epochs: int, data_name: str) -> list[float]:
 
     with contextlib.chdir(folder):
         images, labels = data.load(prepare.split_for(config.checked([f"data={data_name}"], False)[1]).folder, "test")
-        networks = (evaluate.chosen_network(Run.read(run), run, epoch) for epoch in range(1, epochs + 1))
+        networks = (evaluate.restored(evaluate.chosen_model(Run.read(run), run, epoch)) for epoch in range(1, epochs + 1))
         return [loop.score(loop.predict(network, images), labels).accuracy for network in networks]
 
 

@@ -26,7 +26,7 @@ def chosen(losses: np.ndarray, correct: np.ndarray | None = None, checksum: str 
     """What a model.pt says of validation."""
     right = np.zeros(len(losses), bool) if correct is None else correct
     validation = {"losses": torch.from_numpy(losses).float(), "correct": torch.from_numpy(right)}
-    return {"run": "a-run", "epoch": 4, "checksum": checksum, "validation": validation}
+    return {"run": "a-run", "epoch": 4, "checksum": checksum, "label_smoothing": 0.1, "validation": validation}
 
 
 HARD = np.random.default_rng(0).exponential(1.0, 1000)  # how hard each image is, for every network
@@ -61,6 +61,13 @@ def test_by_accuracy_more_is_better() -> None:
     for metric in ("val/loss", "lr"):
         found, why = tracking_registry.compare(new, old, metric, "Version 1")
         assert not found and "val/loss differs by +1 " in why
+
+
+def test_losses_with_different_label_smoothing_are_not_compared() -> None:
+    few, many = np.arange(1000) < 900, np.arange(1000) < 950
+    new, old = chosen(HARD - 1, few) | {"label_smoothing": 0.0}, chosen(HARD, many)
+    found, why = tracking_registry.compare(new, old, "val/loss", "Version 1")
+    assert not found and "val/accuracy differs by -0.05 " in why
 
 
 def test_results_on_other_images_are_not_compared() -> None:

@@ -150,7 +150,8 @@ def chosen_model(run: Run, source: Path, epoch: int) -> dict[str, Any]:
 
     Returns:
         ``network``, the weights, and what builds it: ``model``, ``shape``, ``classes``, ``pixel_mean``, ``pixel_std``;
-        ``validation``, how each validation image fared; ``data`` and its ``checksum``; ``run`` and ``epoch``.
+        ``validation``, how each validation image fared, by a loss with ``label_smoothing``; ``data`` and its
+        ``checksum``; ``run`` and ``epoch``.
     """
     from bestepoch import checkpoint
 
@@ -158,6 +159,7 @@ def chosen_model(run: Run, source: Path, epoch: int) -> dict[str, Any]:
     return {
         **{key: state[key] for key in ("network", "validation")},
         "model": run.info["config"]["model"],
+        "label_smoothing": run.info["config"]["loss"]["label_smoothing"],
         **{key: data[key] for key in ("shape", "classes", "pixel_mean", "pixel_std", "checksum")},
         "data": data["name"],
         "run": run.name,

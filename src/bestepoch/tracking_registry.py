@@ -81,7 +81,8 @@ def compare(new: dict[str, Any], champion: dict[str, Any] | None, metric: str, h
 
     Args:
         new, champion: what their ``model.pt`` hold; None where the champion has none.
-        metric: val/loss or val/accuracy; by any other, which has no value for each image, it is val/loss.
+        metric: val/loss or val/accuracy; by any other, which has no value for each image, it is val/loss. Losses with
+            different label smoothing are no comparison: then it is val/accuracy.
         holder: how the champion is called.
     """
     by_hand = f'To use this version all the same, give it the alias "{CHAMPION}" by hand.'
@@ -93,7 +94,8 @@ def compare(new: dict[str, Any], champion: dict[str, Any] | None, metric: str, h
             f"{holder} stays the champion: its validation images are not the same ones (data checksum "
             f"{champion['checksum'][:12]}, here {new['checksum'][:12]}), so the two cannot be compared. {by_hand}"
         )
-    metric = metric if metric in PER_IMAGE else "val/loss"
+    alike = new["label_smoothing"] == champion["label_smoothing"]
+    metric = "val/accuracy" if not alike else metric if metric in PER_IMAGE else "val/loss"
     pair = [one["validation"][PER_IMAGE[metric]].double().numpy() for one in (champion, new)]
     found = evidence.paired(*pair)
     better = found["more_than_noise"] and (found["difference"] < 0) == (metric == "val/loss")
