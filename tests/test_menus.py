@@ -222,7 +222,16 @@ def test_every_network_takes_other_images_and_any_number_of_classes(
 def test_tiny_images_are_no_trouble_for_mlp_and_cnn(shape: tuple[int, int]) -> None:
     for menu in (
         Mlp(name="mlp", hidden=[4], activation="relu", dropout=0.0),
-        Cnn(name="cnn", channels=[4] * 6, first_kernel=3, first_stride=1, kernel=3, padding=1, activation="relu", dropout=0.0),
+        Cnn(
+            name="cnn",
+            channels=[4] * 6,
+            first_kernel=3,
+            first_stride=1,
+            kernel=3,
+            padding=1,
+            activation="relu",
+            dropout=0.0,
+        ),
     ):
         logits = model.build(menu, shape, 3, 0.0, 1.0)(torch.ones(2, *shape, dtype=torch.uint8))
         assert logits.shape == (2, 3)

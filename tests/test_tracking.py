@@ -335,7 +335,14 @@ def test_the_logged_model_predicts_what_the_network_predicts(trained: Trained, e
     best = int(evaluated.metrics["best_epoch"])
     summary = json.loads((split / "summary.json").read_text())
     menu = schema.Cnn(
-        name="cnn", channels=[24, 48, 96], first_kernel=5, first_stride=2, kernel=3, padding=0, activation="relu", dropout=0.0
+        name="cnn",
+        channels=[24, 48, 96],
+        first_kernel=5,
+        first_stride=2,
+        kernel=3,
+        padding=0,
+        activation="relu",
+        dropout=0.0,
     )
     network = model.build(menu, (28, 28), 10, summary["pixel_mean"], summary["pixel_std"])
     checkpoint = torch.load(trained.folder / f"checkpoints/epoch-{best:04d}.pt", weights_only=True)

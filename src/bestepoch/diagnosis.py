@@ -145,7 +145,13 @@ def diagnose(epochs: list[Row], *, lr: float | None = None, classes: int = 10, f
     t, v = t - floor, v - floor
     number, n = [int(row["epoch"]) for row in rows], len(rows)
     lr = lr or max((row["lr"] for row in rows if 0 < row.get("lr", 0) < math.inf), default=0.01)
-    numbers = {"epochs": n, "lr": lr, "train_loss": t[-1] + floor, "val_loss": v[-1] + floor, "val_accuracy": accuracy[-1]}
+    numbers = {
+        "epochs": n,
+        "lr": lr,
+        "train_loss": t[-1] + floor,
+        "val_loss": v[-1] + floor,
+        "val_accuracy": accuracy[-1],
+    }
 
     def found(kind: Kind, index: int, sentence: str, suggestion: str, override: str, **more: float) -> Diagnosis:
         evidence = {name: float(value) for name, value in (numbers | more).items() if math.isfinite(value)}

@@ -174,4 +174,4 @@ def least_loss(label_smoothing: float, classes: int) -> float:
     """What no network can be below, in nats an image: the entropy of the smoothed target; 0 without smoothing."""
     shares = torch.full((classes,), label_smoothing / classes, dtype=torch.float64)
     shares[0] += 1 - label_smoothing
-    return -torch.special.xlogy(shares, shares).sum().item()
+    return float(-torch.special.xlogy(shares, shares).sum())

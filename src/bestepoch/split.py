@@ -8,7 +8,7 @@ import logging
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from bestepoch.data import read_idx
 from bestepoch.project import UsageError
 from bestepoch.schema import Settings, Split
 from bestepoch.signals import stop_with_dvc
+
+if TYPE_CHECKING:
+    from bestepoch.data import Bytes
 
 log = logging.getLogger("bestepoch")
 PARTS = ("train", "validation", "test")
