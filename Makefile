@@ -28,8 +28,10 @@ test: install  ## all tests
 	# one thread a process: two tests run at once, and threads that wait for each other spin
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadgroup
 
-bench: install  ## what tracking costs, beside plain PyTorch and Lightning (half an hour)
+bench: install  ## how good, how fast, and what tracking costs, beside plain PyTorch and Lightning (an hour)
 	python -m pip install --quiet --disable-pip-version-check -c requirements.txt --editable '.[bench]'
+	python benchmarks/default.py
+	python benchmarks/speed.py
 	python benchmarks/tracking.py
 	python benchmarks/flat.py
 	python benchmarks/outages.py

@@ -33,7 +33,7 @@ def main() -> None:
                 results["theirs"].append(published(folder, options))
             results["runs"].append(ours(folder, seed, options))
             run = results["runs"][-1]
-            told = f"seed {seed}: {run['seconds']:.1f} s, test accuracy {run['test_accuracy']:.2%} of epoch {run['best_epoch']}"
+            told = f"seed {seed}: {run['seconds']:.1f} s, test accuracy {run['test_accuracy']:.2%}"
             print(told + "".join(f"; an epoch of theirs {s:.1f} s" for s in results["theirs"][-1:]), file=sys.stderr)
     common.write(options.out, results)
     print(tables.default(results))
@@ -55,7 +55,9 @@ def arguments() -> argparse.Namespace:
 def ours(folder: Path, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """A training and its evaluation, as commands, and how each of its epochs does on the test images."""
     common.fresh(folder)
-    given = [f"data={options.data}", "device.name=cpu"] + ([f"+experiment={options.experiment}"] * bool(options.experiment))
+    given = [f"data={options.data}", "device.name=cpu"] + (
+        [f"+experiment={options.experiment}"] * bool(options.experiment)
+    )
     began, started = time.time(), time.perf_counter()
     said = command(folder, "train", [*given, f"seed={seed}"])
     seconds = time.perf_counter() - started
@@ -91,7 +93,9 @@ def tested(folder: Path, run: Path, epochs: int, data_name: str) -> list[float]:
 
     with contextlib.chdir(folder):
         images, labels = data.load(prepare.split_for(config.checked([f"data={data_name}"], False)[1]).folder, "test")
-        networks = (evaluate.restored(evaluate.chosen_model(Run.read(run), run, epoch)) for epoch in range(1, epochs + 1))
+        networks = (
+            evaluate.restored(evaluate.chosen_model(Run.read(run), run, epoch)) for epoch in range(1, epochs + 1)
+        )
         return [loop.score(loop.predict(network, images), labels).accuracy for network in networks]
 
 

@@ -49,7 +49,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[2**n for n in range(4, 13)])
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 3000, 10_000, 20_000, 40_000, 60_000])
     parser.add_argument("--epochs", type=int, default=100)
-    parser.add_argument("--epoch-images", type=int, default=2000, help="of the training over many epochs")
     parser.add_argument("--data", default="mnist", help="a name in conf/data/")
     parser.add_argument("--folder", type=Path, help="where to work; by default a temporary folder")
     parser.add_argument("--out", type=Path, default=common.RESULTS / "speed.json")
@@ -155,11 +154,11 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def over_epochs(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """One training with everything on: what each epoch took, and the memory at its end and of a short one's."""
+    """Trainings on the sample with everything on: what each epoch took, and the memory of many epochs and of few."""
 
     def train(epochs: int) -> tuple[list[float], dict[str, Any]]:
-        held = -options.epoch_images + sum(split["sizes"][part] for part in ("train", "validation"))
-        given = [f"data={options.data}", "device.name=cpu", f"train.epochs={epochs}", f"split.validation={held}"]
+        common.fresh(folder)
+        given = ["data=mnist_sample", "device.name=cpu", f"train.epochs={epochs}"]
         command = [sys.executable, "-m", "bestepoch.train", *given]
         done = subprocess.run(command, cwd=folder, env=common.environment(folder), capture_output=True, text=True)
         if done.returncode:
@@ -167,12 +166,8 @@ def over_epochs(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         (run,) = (path.parent for path in (folder / "runs").glob("*/run.json"))
         with (run / "epochs.csv").open() as file:
             seconds = [float(row["seconds"]) for row in csv.DictReader(file)]
-        info = json.loads((run / "run.json").read_text())
-        common.fresh(folder)
-        return seconds, info
+        return seconds, json.loads((run / "run.json").read_text())
 
-    with contextlib.chdir(folder):
-        split = prepare.split_for(config.checked([f"data={options.data}"], False)[1]).values
     few = train(min(3, options.epochs))[1]
     seconds, info = train(options.epochs)
     return {

@@ -322,7 +322,7 @@ def _block(lines: list[list[str]], note: str) -> str:
 
 # the tables of each page: the file of results that each is made from, and what makes it
 PAGES: dict[Path, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
-    README: {made.__name__: (made.__name__, made) for made in (default, speed, tracking, flat, outages, sweeps, kills)},
+    README: {made.__name__: (made.__name__, made) for made in (default, tracking, flat, outages, sweeps, kills)},
     SCALE: {"scale": ("scale", scale), "sums": ("scale", sums)},
 }
 

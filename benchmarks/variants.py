@@ -132,13 +132,20 @@ def dataloader(task: Task) -> Callable[[], None]:
             wide = Image.new("L", (32, 32))
             wide.paste(Image.fromarray(images[i]), (2, 2))
             left, top = torch.randint(0, 5, (2,)).tolist()
-            pixels = torch.frombuffer(bytearray(wide.crop((left, top, left + 28, top + 28)).tobytes()), dtype=torch.uint8)
+            pixels = torch.frombuffer(
+                bytearray(wide.crop((left, top, left + 28, top + 28)).tobytes()), dtype=torch.uint8
+            )
             scaled = pixels.view(1, 28, 28).float().div(255)
             normalised = (scaled - summary["pixel_mean"] / 255) / (summary["pixel_std"] / 255)
             return normalised, int(task.labels[i])
 
     loader: Any = DataLoader(
-        Images(), task.plan.batch_size, shuffle=True, num_workers=os.cpu_count() or 1, persistent_workers=True, generator=draws
+        Images(),
+        task.plan.batch_size,
+        shuffle=True,
+        num_workers=os.cpu_count() or 1,
+        persistent_workers=True,
+        generator=draws,
     )
 
     def work() -> None:

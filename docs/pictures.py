@@ -56,7 +56,7 @@ def main() -> None:
 def curves_only(page: Page) -> None:
     """Close the assistant and the groups of single numbers, so that the curves are in the picture."""
     page.locator("[data-component-id='mlflow.assistant.chat_panel.close']").click()
-    for group in ("best", "test"):
+    for group in ("best", "memory", "test", "time"):
         page.locator("[role=button][aria-expanded=true]", has_text=re.compile(f"^{group}")).locator(
             "span"
         ).first.click()
