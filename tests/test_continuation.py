@@ -283,7 +283,7 @@ def test_what_changes_the_numbers_never_goes_on_and_after_an_interruption_it_is_
 def test_no_more_than_six_differences_are_named(here: Project, caplog: pytest.LogCaptureFixture) -> None:
     here.killed(13, "scheduler=constant", "train.epochs=3")
     caplog.clear()
-    here.opened("scheduler=constant", "train.epochs=2", "optimizer=sgd", "seed=1", "loss.label_smoothing=0.1")
+    here.opened("scheduler=constant", "train.epochs=2", "optimizer=sgd", "seed=1", "loss.label_smoothing=0.2")
     (record,) = caplog.records
     assert record.getMessage().count(" → ") == 6
     assert record.getMessage().endswith(" and 3 more")

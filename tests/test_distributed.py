@@ -49,6 +49,7 @@ import hashlib, json, sys
 from pathlib import Path
 import torch
 from bestepoch import app, config, data, model, train, trainer
+from bestepoch.clock import Clock
 from bestepoch.distributed import World
 
 build = model.build
@@ -75,7 +76,7 @@ with world.joined():
         note = {"images": []}
         train.overrides = lambda: overrides
         settings = config.checked(overrides, False)[1]
-        train.lead(settings, world) if world.first else train.follow(settings, world)
+        train.lead(settings, world, Clock()) if world.first else train.follow(settings, world)
         tensors = note.pop("network").state_dict().values()
         note["weights"] = hashlib.sha256(b"".join(t.contiguous().numpy().tobytes() for t in tensors)).hexdigest()
         notes[name] = world.gathered(note)
