@@ -130,10 +130,11 @@ def default(results: dict[str, Any]) -> str:
                 ratios = [epochs * a / b for a, b in zip(theirs, seconds, strict=True)]
                 line[-1] = f"1/{median(ratios):.0f} (1/{max(ratios):.0f} to 1/{min(ratios):.0f})"
         lines[4] += ["", ""]
+    seeds = " ".join(str(run["seed"]) for run in runs)
     return _block(
         lines,
-        f"Mean of the seeds {', '.join(str(run['seed']) for run in runs)} (each), and median times (smallest to "
-        f"largest). {results['data']}, {_machine(results)}. Made by `make bench`.",
+        f"Mean of the seeds {seeds} (each), and median times (smallest to largest). {results['data']}, "
+        f"{_machine(results)}. Made by `python benchmarks/default.py --seeds {seeds}`.",
     )
 
 
