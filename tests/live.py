@@ -264,11 +264,11 @@ def journal_points(run: Path) -> dict[str, list[Point]]:
 def mlflow_points(client: Any, run_id: str) -> dict[str, list[Point]]:
     """Every point of a run's curves in an MLflow store, by step; doubled ones would show. Small pages, and all of them.
 
-    What the run took (``time/...``, ``memory/...``) is no curve and left out.
+    What the run took (``time/...``, ``memory/...``) and its best epoch (``best/...``) are no curves and left out.
     """
     curves = {}
     for key in client.get_run(run_id).data.metrics:
-        if key.startswith(("time/", "memory/")):
+        if key.startswith(("time/", "memory/", "best/")):
             continue
         page = client._tracking_client.store.get_metric_history(run_id, key, max_results=25)
         metrics = list(page)

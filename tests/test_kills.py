@@ -316,6 +316,7 @@ def cost(folder: Path, reference: Reference, out: Path) -> Counter[str]:
     in_mlflow = {
         key: [(metric.step, metric.value) for metric in client.get_metric_history(stored.info.run_id, key)]
         for key in stored.data.metrics
+        if not key.startswith(("time/", "memory/"))  # told at each end of an attempt
     }
     total = Counter(weights_differ=len([key for key in weights.keys() | wanted if weights.get(key) != wanted.get(key)]))
     for right, there in (

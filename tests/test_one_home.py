@@ -185,6 +185,7 @@ NOT_UNDER_DVC = {
     ("app", "sweep"): "a sweep is a matter of -m, which no stage's command has",
     ("prepare", "fetch"): "the pipeline's split is there already; split_for is for runs from the shell",
     ("prepare", "split"): "likewise",
+    ("train", "diagnosis"): "the evaluation, which is the next stage, has the verdict",
 }
 # The package's __init__ is run by every import; it is a docstring.
 STAGES = list(PIPELINE["stages"])

@@ -159,7 +159,7 @@ def test_parameters_and_the_config_artifact_are_the_resolved_configuration(train
     settings = config.checked([*TRAIN], False)[1]
     assert stored == settings.training()
     named = {key.removesuffix(".name") if key != "device.name" else key: v for key, v in leaves(stored).items()}
-    assert params == {key: str(value) for key, value in named.items()}
+    assert params == {key: str(value) for key, value in named.items() if value is not None}
 
 
 def test_tags_say_on_what_with_what_and_where_it_was_trained(trained: Trained) -> None:
@@ -227,7 +227,7 @@ def test_weights_are_the_same_without_trackers_and_uncommitted_changes_are_told(
     assert not list(folder.glob("events.*"))
     assert len(live.mlflow_runs(trained.client)) == 1
     git = json.loads((folder / "run.json").read_text())["git"]
-    assert git == {"commit": trained.run.data.tags["git.commit"], "dirty": True}
+    assert git == {"commit": trained.run.data.tags["git.commit"], "dirty": True, "url": None}
 
 
 # evaluation goes to the run that trained
@@ -283,8 +283,12 @@ def test_evaluation_adds_its_results_to_the_same_run_which_stays_as_it_ended(
     assert evaluated.run.info.end_time == trained.run.info.end_time
     assert evaluated.run.data.params == trained.run.data.params
     told = expected_results(trained, evaluated)
-    added = {key: value for key, value in evaluated.run.data.metrics.items() if key not in trained.run.data.metrics}
-    assert added == pytest.approx(told, rel=1e-15)
+    before, after = trained.run.data.metrics, evaluated.run.data.metrics
+    assert {key: after[key] for key in told} == pytest.approx(told, rel=1e-15)
+    assert set(after) - set(before) == {"test/accuracy", "test/loss"}, "what validation says is known before"
+    assert {key: after[key] for key in before} == before
+    for key in told:
+        assert len(trained.client.get_metric_history(trained.run.info.run_id, key)) == 1
     assert evaluated.metrics["test_accuracy"] == told["test/accuracy"] > 0.5
     # the curves are as they were
     after = live.mlflow_points(trained.client, trained.run.info.run_id)
@@ -311,6 +315,7 @@ def test_evaluation_logs_one_model_with_signature_and_example(trained: Trained, 
     from mlflow.models import Model
 
     (logged,) = evaluated.models
+    assert {metric.key: metric.value for metric in logged.metrics} == expected_results(trained, evaluated)
     assert logged.source_run_id == trained.run.info.run_id
     described = Model.load(logged.model_uri)
     (column,) = described.signature.inputs.inputs
@@ -369,13 +374,16 @@ def test_evaluating_again_gives_the_same_and_breaks_nothing(trained: Trained, ev
     assert again.run.data.metrics == evaluated.run.data.metrics
     assert (again.run.info.status, again.run.info.end_time) == ("FINISHED", trained.run.info.end_time)
     assert again.tensorboard == evaluated.tensorboard
-    assert {model.source_run_id for model in again.models} == {trained.run.info.run_id}
+    assert [model.model_id for model in again.models] == [model.model_id for model in evaluated.models]
 
 
 class NoModel:
     """Cannot be logged."""
 
-    def log(self) -> None:
+    def known(self, *_: object) -> None:
+        return None
+
+    def log(self, *_: object) -> None:
         raise OSError("no place for files")
 
 
@@ -387,7 +395,7 @@ def test_a_model_that_cannot_be_stored_leaves_the_run_as_it_ended(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     files = trained.folder / "evaluate"
     with pytest.raises(OSError, match="no place for files"):
-        record_evaluation(Run.read(trained.folder), "bestepoch", trained.folder, {}, NoModel(), files)  # type: ignore[arg-type]
+        record_evaluation(Run.read(trained.folder), "bestepoch", trained.folder, {}, NoModel(), files, "words")  # type: ignore[arg-type]
     info = trained.client.get_run(trained.run.info.run_id).info
     assert (info.status, info.end_time) == ("FINISHED", evaluated.run.info.end_time)
 

@@ -52,7 +52,11 @@ def save_state(folder: Path, iteration: int, state: dict[str, Any]) -> None:
 
 
 def fared(folder: Path, epoch: int) -> dict[str, np.ndarray]:
-    """How each validation image fared after ``epoch``: ``losses`` in nats, ``correct`` as 0 or 1, each (n,)."""
+    """How each validation image fared after ``epoch``.
+
+    Returns:
+        ``losses`` in nats, ``correct`` as 0 or 1, and the labels ``predicted``, (n,) each.
+    """
     state = load(weights_path(folder, epoch))
     return {key: values.double().numpy() for key, values in state["validation"].items()}
 

@@ -141,10 +141,10 @@ class Delivery:
 class Shipment:
     """All trackers of one run."""
 
-    def __init__(self, folder: Path, trackers: list[str], experiment: str) -> None:
+    def __init__(self, folder: Path, trackers: list[str], experiment: str, system_metrics: bool = False) -> None:
         self.run = Run.read(folder)
         self.asked = False  # to finish
-        wanted = [build(name, self.run, experiment) for name in trackers]
+        wanted = [build(name, self.run, experiment, system_metrics) for name in trackers]
         self.all = [Delivery(tracker, folder) for tracker in wanted]
         self._thread = threading.Thread(target=self._carry, name=self.run.name, daemon=True)
         self._thread.start()
@@ -170,9 +170,9 @@ class Shipment:
         return not self._thread.is_alive()
 
 
-def build(name: str, run: Run, experiment: str) -> Tracker:
+def build(name: str, run: Run, experiment: str, system_metrics: bool = False) -> Tracker:
     """A tracker by its name."""
-    return MlflowTracker(run, experiment) if name == MlflowTracker.name else TensorBoardTracker(run)
+    return MlflowTracker(run, experiment, system_metrics) if name == MlflowTracker.name else TensorBoardTracker(run)
 
 
 def say(**message: Any) -> None:
@@ -239,7 +239,7 @@ def main(wanted: list[str]) -> None:
             continue
         patience = request["patience"]
         first = not shipments
-        shipments[folder] = Shipment(Path(folder), wanted, request["experiment"])
+        shipments[folder] = Shipment(Path(folder), wanted, request["experiment"], request["system_metrics"])
         if first and MlflowTracker.name in wanted:
             for run in dead_runs():
                 left.append(Shipment(run.folder, [MlflowTracker.name], request["experiment"]))

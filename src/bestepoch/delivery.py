@@ -140,13 +140,18 @@ class Deliveries:
         self.settings, self.run = settings, run
         self.courier = courier(settings)
         if self.courier is not None:
-            self.courier.open(run.folder, experiment=settings.experiment, patience=settings.drain_seconds)
+            self.courier.open(
+                run.folder,
+                experiment=settings.experiment,
+                patience=settings.drain_seconds,
+                system_metrics=settings.system_metrics,
+            )
 
     def close(self, status: str) -> None:
         """Deliver the rest, end each tracker's run, and say which could not take everything in time."""
         if self.courier is None:
             return
-        told = ("ended", "reason", "spent", "peak_memory")
+        told = ("ended", "reason", "best", "verdict", "stopped", "spent", "peak_memory")
         info = {key: self.run.info[key] for key in told if key in self.run.info} | {"asked": time.time()}
         places = self.courier.close(self.run.folder, self.settings.drain_seconds, status, **info)
         for name in self.courier.trackers:

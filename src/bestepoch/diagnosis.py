@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -47,6 +47,10 @@ class Diagnosis:
     suggestion: str
     override: str
     evidence: dict[str, float]
+
+    def told(self) -> dict[str, Any]:
+        """What a person is told of it, as plain values."""
+        return {key: getattr(self, key) for key in ("kind", "epoch", "sentence", "suggestion", "override")}
 
 
 class Curve:
@@ -127,6 +131,15 @@ def noise(logs: np.ndarray) -> float:
     outside = sorted(outside)[:-1] + sorted(outside)[-2:-1]
     wider = 1 + 2 / len(outside) if len(outside) >= 3 else 0.0  # for few, as Student's t; one or two are no estimate
     return wider * math.sqrt(math.pi) * float(np.mean(outside or [0.0]))
+
+
+def of_run(info: dict[str, Any], epochs: list[Row]) -> Diagnosis:
+    """`diagnose`, for what a run's ``run.json`` holds."""
+    from bestepoch import loop
+
+    config, classes = info["config"], info["data"]["classes"]
+    floor = loop.least_loss(config["loss"]["label_smoothing"], classes)
+    return diagnose(epochs, lr=config["optimizer"]["lr"], classes=classes, floor=floor)
 
 
 def diagnose(epochs: list[Row], *, lr: float | None = None, classes: int = 10, floor: float = 0.0) -> Diagnosis:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from bestepoch.model import Network
+    from bestepoch.tracking_pictures import Evaluated
 
 log = logging.getLogger("bestepoch")
 PIPELINE_RUN = "results/train"
@@ -67,7 +68,8 @@ def evaluate(settings: Settings, source: Path, out: Path, pipeline: bool) -> dic
         what ``metrics.json`` holds.
     """
     from bestepoch import checkpoint, evidence, loop, report
-    from bestepoch.diagnosis import diagnose
+    from bestepoch.diagnosis import of_run
+    from bestepoch.tracking_pictures import Evaluated
 
     run = Run.read(source)
     epochs = read(source / "epochs.csv")
@@ -86,8 +88,8 @@ def evaluate(settings: Settings, source: Path, out: Path, pipeline: bool) -> dic
     smoothing = run.info["config"]["loss"]["label_smoothing"]
     scored = loop.score(logits, labels, smoothing)
     tested = report.Tested.of(images, labels, logits, time.monotonic() - started)
-    lr, classes = run.info["config"]["optimizer"]["lr"], run.info["data"]["classes"]
-    diagnosis = diagnose(epochs, lr=lr, classes=classes, floor=loop.least_loss(smoothing, classes))
+    diagnosis = of_run(run.info, epochs)
+    run.info["verdict"] = diagnosis.told()
     low, high = evidence.wilson(int(scored.correct.sum()), len(labels))
     metrics = {
         "best_epoch": int(best["epoch"]),
@@ -109,7 +111,9 @@ def evaluate(settings: Settings, source: Path, out: Path, pipeline: bool) -> dic
     iterations = columns(source / "iterations.csv")
     report.write(out, run, iterations, epochs, metrics, choice, stopping, diagnosis, tested)
     project.write_json(out / "metrics.json", metrics)
-    registered = _tell(settings, run, source, out, network, images[:2].float().numpy(), metrics)
+    numbers, probabilities = [int(row["epoch"]) for row in epochs], logits.double().softmax(1).numpy()
+    shown = Evaluated(run, source, split, numbers, int(best["epoch"]), tested, probabilities)
+    registered = _tell(settings, shown, out, network, images[:2].float().numpy(), metrics)
 
     _say(metrics, choice)
     if registered:
@@ -202,14 +206,14 @@ def _split(run: Run, settings: Settings, pipeline: bool) -> Summary:
 
 
 def _tell(
-    settings: Settings, run: Run, source: Path, out: Path, network: Network, example: Any, metrics: dict[str, Any]
+    settings: Settings, shown: Evaluated, out: Path, network: Network, example: Any, metrics: dict[str, Any]
 ) -> str | None:
     """The results to the trackers that the settings name; a tracker that is down does not cost the results.
 
     Returns:
         what the registry made of the model, in a line.
     """
-    from bestepoch import tracking, tracking_evaluation, tracking_registry, tracking_tensorboard
+    from bestepoch import description, tracking, tracking_evaluation, tracking_registry, tracking_tensorboard
 
     told: dict[str, float] = {
         "best/epoch": metrics["best_epoch"],
@@ -218,13 +222,18 @@ def _tell(
         "test/loss": metrics["test_loss"],
         "test/accuracy": metrics["test_accuracy"],
     }
-    live = project.home() / "runs" / run.name
+    run, runs = shown.run, project.home() / "runs"
+    described = description.describe(run.info, metrics)
+    live = shown.source if runs in shown.source.parents else runs / run.name
     if settings.tracking.tensorboard and live.is_dir():
-        tracking_tensorboard.show_evaluation(live, told)
+        more = shown.events(settings.tracking.histograms)
+        tracking_tensorboard.show_evaluation(live, told, described, more)
     if settings.tracking.mlflow:
         model = tracking_evaluation.LoggedModel(network, example, out / MODEL)
         try:
-            logged = tracking_evaluation.record_evaluation(run, settings.tracking.experiment, source, told, model, out)
+            logged = tracking_evaluation.record_evaluation(
+                run, settings.tracking.experiment, shown.source, told, model, out, described
+            )
             if settings.registry.enabled:
                 return tracking_registry.register(logged, out / MODEL, told, settings.selection.metric)
         except Exception as error:

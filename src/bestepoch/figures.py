@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -155,6 +156,30 @@ def confusion(counts: np.ndarray) -> Figure:
     axes.set_xlabel("predicted")
     axes.set_ylabel("actual")
     return figure
+
+
+def mistakes(images: np.ndarray, captions: list[str]) -> Figure:
+    """Up to 25 images, (n, height, width), each under its caption."""
+    columns = min(len(images), 5)
+    rows = -(-len(images) // 5)
+    figure = Figure(figsize=(1.5 * columns, 1.6 * rows), layout="constrained")
+    for place, (image, caption) in enumerate(zip(images, captions, strict=True), 1):
+        axes = figure.add_subplot(rows, columns, place)
+        axes.imshow(image, cmap="gray_r", interpolation="none")
+        axes.set_axis_off()
+        axes.set_title(caption, fontsize=8)
+    return figure
+
+
+def tiles(images: np.ndarray, enlarged: int = 2) -> np.ndarray:
+    """Images (n, height, width) side by side in a square, as one image; dark on light, as they are printed."""
+    n, height, width = images.shape
+    columns = math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    sheet = np.zeros((rows * columns, height + 2, width + 2), np.uint8)
+    sheet[:n, 1:-1, 1:-1] = images
+    sheet = sheet.reshape(rows, columns, height + 2, width + 2).swapaxes(1, 2).reshape(rows * (height + 2), -1)
+    return 255 - sheet.repeat(enlarged, 0).repeat(enlarged, 1)
 
 
 def reliability(bins: list[dict[str, Any]]) -> Figure:

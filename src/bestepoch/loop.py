@@ -135,11 +135,12 @@ class Fared:
     """How each image fared, (n,) each and on the CPU.
 
     Losses are cross-entropy in nats, with the label smoothing of training and without penalties; an image is correct
-    when its class is the most likely one.
+    when its class is the most likely one, which is ``predicted``.
     """
 
     losses: Tensor
     correct: Tensor
+    predicted: Tensor
 
     @property
     def loss(self) -> float:
@@ -156,7 +157,8 @@ def join(parts: list[Fared]) -> Fared:
     """What the processes found, each of its part."""
     if len(parts) == 1:
         return parts[0]
-    return Fared(torch.cat([part.losses for part in parts]), torch.cat([part.correct for part in parts]))
+    columns = zip(*((part.losses, part.correct, part.predicted) for part in parts), strict=True)
+    return Fared(*(torch.cat(column) for column in columns))
 
 
 def score(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Fared:
@@ -167,7 +169,8 @@ def score(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Fared
     """
     labels = labels.to(logits.device)
     losses = cross_entropy(logits.double(), labels, reduction="none", label_smoothing=label_smoothing)
-    return Fared(losses.cpu(), (logits.argmax(1) == labels).cpu())
+    predicted = logits.argmax(1)
+    return Fared(losses.cpu(), (predicted == labels).cpu(), predicted.cpu())
 
 
 def least_loss(label_smoothing: float, classes: int) -> float:

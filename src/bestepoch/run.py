@@ -117,6 +117,7 @@ class Run:
             fingerprint=fingerprint,
             status="running",
             command="dvc repro" if settings.publish else _command(world.launcher, overrides),
+            preset=_preset(overrides),
             config=config,
             code=code,
             data={
@@ -188,6 +189,12 @@ def _claim(base: Path, name: str) -> tuple[Path, FileLock]:
 def _command(launcher: list[str], overrides: list[str]) -> str:
     """What to type to have this run again; an override that only says `as it is` is left out."""
     return shlex.join([*launcher, "-m", "bestepoch.train", *(line for line in overrides if "${" not in line)])
+
+
+def _preset(overrides: list[str]) -> str | None:
+    """The file of conf/experiment/ that the configuration came from."""
+    given = [line.partition("=")[2] for line in overrides if line.lstrip("+").startswith("experiment=")]
+    return given[-1] if given else None
 
 
 def _dvc_version() -> str | None:

@@ -291,6 +291,8 @@ class Tracking(Strict):
     tensorboard: bool
     experiment: Annotated[str, Field(min_length=1)]
     drain_seconds: NotNegative
+    system_metrics: bool
+    histograms: bool
 
 
 class Registry(Strict):

@@ -18,9 +18,11 @@ from filelock import FileLock
 
 from bestepoch import project
 from bestepoch.journal import Row
+from bestepoch.tracking_views import furnish
+
+log = logging.getLogger("bestepoch")
 
 PER_ITERATION = ("train/loss", "lr")
-PER_EPOCH = ("val/loss", "val/accuracy", "train/epoch_loss")
 PER_EPOCH = ("val/loss", "val/accuracy", "train/epoch_loss")
 # A dead server is given up within seconds, not the client's default of minutes; what it missed is sent later.
 for _name, _value in {
@@ -102,16 +104,20 @@ def client(uri: str) -> Any:
 
 
 def experiment(mlflow: Any, uri: str, name: str) -> str:
-    """The id of the experiment, made where it is missing, with artifacts at an absolute place."""
+    """The id of the experiment, made where it is missing, with artifacts at an absolute place, and furnished."""
     found = mlflow.get_experiment_by_name(name)
     if found is None:
         place = (project.home() / "mlartifacts" / name).as_uri() if uri.startswith("sqlite:") else None
         try:
-            return str(mlflow.create_experiment(name, artifact_location=place))
+            mlflow.create_experiment(name, artifact_location=place)
         except Exception:
-            found = mlflow.get_experiment_by_name(name)  # another process was faster
-            if found is None:
+            if mlflow.get_experiment_by_name(name) is None:  # else another process was faster
                 raise
+        found = mlflow.get_experiment_by_name(name)
+    try:
+        furnish(mlflow, found)
+    except Exception as error:  # a server that gives this user no right to: the runs need it not
+        log.warning("warning: MLflow does not take the experiment's views (%s)", project.first_line(error))
     return str(found.experiment_id)
 
 

@@ -9,20 +9,34 @@ from pathlib import Path
 from typing import Any
 
 from bestepoch.courier import catch_up
+from bestepoch.data import md5
 from bestepoch.run import Run
-from bestepoch.tracking_mlflow import MlflowTracker
+from bestepoch.tracking_mlflow import MlflowTracker, note
+
+DIGEST = "bestepoch.md5"  # a model's tag, of the model.pt that it was made of
 
 
 def record_evaluation(
-    run: Run, experiment_name: str, journal: Path, metrics: dict[str, float], model: LoggedModel, files: Path
+    run: Run,
+    experiment_name: str,
+    journal: Path,
+    metrics: dict[str, float],
+    model: LoggedModel,
+    files: Path,
+    described: str,
 ) -> Any:
     """Add an evaluation to the MLflow run that trained.
 
     A run that is not in the store, because a cache or another machine brought the training's results, is made there
     first, from its journal.
 
+    Args:
+        journal: where its tables are.
+        files: a folder, which goes along.
+        described: Markdown, in place of what training said of the run.
+
     Returns:
-        MLflow's account of the model: ``run_id``, ``model_id`` and more.
+        MLflow's account of the model: ``source_run_id``, ``model_id`` and more.
     """
     import mlflow as fluent
     from mlflow.entities import Metric
@@ -35,21 +49,24 @@ def record_evaluation(
     if tracker.place != known:
         catch_up(tracker, journal, tracker.place)
         tracker.close(run.status)
-    now, there = int(time.time() * 1000), tracker.client.get_run(run_id).data.metrics
-    # the same again, as after a kill, is no second point
-    new = [Metric(key, value, now, 0) for key, value in metrics.items() if there.get(key) != value]
-    tracker.client.log_batch(run_id, metrics=new)
+    there = tracker.client.get_run(run_id)
     tracker.client.log_artifacts(run_id, str(files), "evaluate")
+    note(tracker.client, run_id, described)
     fluent.set_tracking_uri(tracker.uri)
-    try:
-        with fluent.start_run(run_id=run_id):
-            return model.log()
-    finally:
-        # start_run ended the run as finished or failed, now; it is still what training left
-        if run.status == "running":
-            tracker.client.update_run(run_id, status="RUNNING")
-        else:
-            tracker.end(run.status)
+    logged = model.known(tracker.client, there) or model.log(tracker.client, there)
+    points = [
+        Metric(key, value, _when(tracker.client, there, key, value), 0, model_id=logged.model_id)
+        for key, value in metrics.items()
+    ]
+    tracker.client.log_batch(run_id, metrics=points)
+    return logged
+
+
+def _when(mlflow: Any, run: Any, key: str, value: float) -> int:
+    """Now, in ms; where the run's last point has this value already its own time, so that no second one is stored."""
+    if run.data.metrics.get(key) == value:
+        return int(mlflow.get_metric_history(run.info.run_id, key)[-1].timestamp)
+    return int(time.time() * 1000)
 
 
 @dataclass(frozen=True)
@@ -63,31 +80,44 @@ class LoggedModel:
     example: Any
     file: Path
 
-    def log(self) -> Any:
-        """Into the active run; returns MLflow's account of it."""
-        import mlflow
+    def known(self, mlflow: Any, run: Any) -> Any:
+        """MLflow's account of it where an earlier evaluation of the run has logged the very same, else None."""
+        mine = mlflow.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
+        same = [one for one in mine if one.status == "READY" and one.tags.get(DIGEST) == md5(self.file)]
+        return same[0] if same else None
+
+    def log(self, mlflow: Any, run: Any) -> Any:
+        """Make it a model of the run; returns MLflow's account of it.
+
+        Made here and only filled by `log_model`, which would take the run for its own, end it, and read every point of
+        it to find those of the model's step.
+        """
+        import mlflow as fluent
         import torch
+        from mlflow.entities import LoggedModelOutput
         from mlflow.models import infer_signature
 
         with torch.inference_mode():
             logits = self.network(torch.from_numpy(self.example)).numpy()
+        logged = mlflow.create_logged_model(
+            run.info.experiment_id, "model", run.info.run_id, {DIGEST: md5(self.file)}, run.data.params
+        )
         with warnings.catch_warnings():
             # torch.export warns of weights that are not on the CPU, whatever they are on
             warnings.filterwarnings("ignore", message="No complete tensor found")
-            return self._log_to(mlflow, torch, infer_signature(self.example, logits))
-
-    def _log_to(self, mlflow: Any, torch: Any, signature: Any) -> Any:
-        return mlflow.pytorch.log_model(
-            self.network,
-            name="model",
-            signature=signature,
-            input_example=self.example,
-            # said, not inferred: that takes seconds and loads the model in another process
-            pip_requirements=[
-                f"torch=={torch.__version__.partition('+')[0]}",
-                f"mlflow=={mlflow.__version__}",
-                "numpy",
-            ],
-            serialization_format="pt2",
-            extra_files=[str(self.file)],
-        )
+            fluent.pytorch.log_model(
+                self.network,
+                model_id=logged.model_id,
+                signature=infer_signature(self.example, logits),
+                input_example=self.example,
+                # said, not inferred: that takes seconds and loads the model in another process
+                pip_requirements=[
+                    f"torch=={torch.__version__.partition('+')[0]}",
+                    f"mlflow=={fluent.__version__}",
+                    "numpy",
+                ],
+                serialization_format="pt2",
+                extra_files=[str(self.file)],
+            )
+        mlflow.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        return mlflow.get_logged_model(logged.model_id)

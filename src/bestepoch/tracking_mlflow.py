@@ -10,10 +10,12 @@ import time
 from typing import Any
 
 from bestepoch import project
+from bestepoch.description import describe
 from bestepoch.journal import Row
 from bestepoch.project import public
 from bestepoch.run import Run, flat
 from bestepoch.tracking import PER_EPOCH, PER_ITERATION, client, experiment, outer_run, store_uri, there
+from bestepoch.tracking_views import NOTE
 
 log = logging.getLogger("bestepoch")
 
@@ -23,12 +25,13 @@ class MlflowTracker:
 
     name = "MLflow"
 
-    def __init__(self, run: Run, experiment: str) -> None:
-        self.run, self.experiment = run, experiment
+    def __init__(self, run: Run, experiment: str, system_metrics: bool = False) -> None:
+        self.run, self.experiment, self.system_metrics = run, experiment, system_metrics
         self.place: dict[str, Any] = {}
         self.uri = store_uri()
         self.client: Any = None
         self._engine: Any = None
+        self._monitor: Any = None
 
     @staticmethod
     def load() -> None:
@@ -53,7 +56,18 @@ class MlflowTracker:
             mlflow.update_run(self.place["run_id"], status="RUNNING")
             if "failure" in mlflow.get_run(self.place["run_id"]).data.tags:
                 mlflow.delete_tag(self.place["run_id"], "failure")  # why an earlier attempt ended
+            if self.system_metrics:
+                self._watch()
         self.client = mlflow
+
+    def _watch(self) -> None:
+        """What this machine is busy with, by MLflow's own thread, which gives up by itself when MLflow does."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        self._monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
+            self.place["run_id"], resume_logging=True, tracking_uri=self.uri
+        )
+        self._monitor.start()
 
     def _find(self, mlflow: Any) -> str | None:
         """A run that an attempt made but did not live to write down."""
@@ -81,7 +95,8 @@ class MlflowTracker:
             tags["sweep"] = self.run.folder.parent.name
         if parent or outer_run():
             tags["mlflow.parentRunId"] = parent or outer_run()
-        params = [Param(k, str(v)) for k, v in flat(info["config"]).items()]
+        # what is null was not asked for: train.iterations where there is train.epochs
+        params = [Param(k, str(v)) for k, v in flat(info["config"]).items() if v is not None]
         mlflow.log_batch(run_id, tags=[RunTag(k, str(v)) for k, v in tags.items()])
         for i in range(0, len(params), 100):
             mlflow.log_batch(run_id, params=params[i : i + 100])
@@ -105,6 +120,7 @@ class MlflowTracker:
             mlflow.log_dict(run_id, info["config"], "config.yaml")
         except Exception as error:  # files have a place of their own, which may fail alone; the curves need it not
             log.warning("warning: MLflow does not take the file config.yaml (%s)", project.first_line(error))
+        note(mlflow, run_id, describe(info))
 
     def write(self, iterations: list[Row], epochs: list[Row]) -> None:
         """In batches of what one request may carry; a SQLite store takes many in one statement."""
@@ -156,6 +172,9 @@ class MlflowTracker:
 
     def close(self, status: str) -> None:
         """End the run."""
+        if self._monitor is not None:
+            self._monitor.finish()
+            self._monitor = None
         ended, reason = self.run.info.get("ended"), self.run.info.get("reason")
         if reason is not None:
             self.client.set_tag(self.place["run_id"], "failure", reason)
@@ -164,14 +183,33 @@ class MlflowTracker:
             from mlflow.entities import Metric
 
             when = int((ended or time.time()) * 1000)
-            self.client.log_batch(self.place["run_id"], metrics=[Metric(k, v, when, 0) for k, v in costs.items()])
+            metrics = [Metric(key, value, when, 0) for key, value in costs.items()]
+            best = dict(self.run.info.get("best", {}))
+            when = round(best.pop("time", 0) * 1000)  # its epoch's: the same at another end, and stored once
+            metrics += [Metric(key, value, when, 0) for key, value in best.items()]
+            self.client.log_batch(self.place["run_id"], metrics=metrics)
             self.place["costs"] = ended
+            note(self.client, self.place["run_id"], describe(self.run.info))
         self.end(status)
 
     def end(self, status: str) -> None:
         """The run has ended, when it did; what it took is told by `close`, which knows whether it was."""
         ended, name = self.run.info.get("ended"), {"finished": "FINISHED", "killed": "KILLED"}.get(status, "FAILED")
         self.client.set_terminated(self.place["run_id"], name, end_time=int(ended * 1000) if ended else None)
+
+
+def note(mlflow: Any, run_id: str, text: str) -> None:
+    """Describe a run, unless a person has changed what was said of it before.
+
+    The last line is a link that nothing refers to, which Markdown does not show. It tells whose text this is.
+    """
+    mark = "[bestepoch]: # ({})"
+    there = mlflow.get_run(run_id).data.tags.get(NOTE)
+    if there is not None:
+        before, _, last = there.rpartition("\n\n")
+        if last != mark.format(project.digest(before)):
+            return
+    mlflow.set_tag(run_id, NOTE, f"{text}\n\n{mark.format(project.digest(text))}")
 
 
 def costs_of(info: dict[str, Any]) -> dict[str, float]:
@@ -195,6 +233,8 @@ def describe_tags(info: dict[str, Any]) -> dict[str, Any]:
         "host": info["environment"]["host"],
         "git.dirty": str(git["dirty"]).lower(),
         "git.commit": git["commit"],
+        "git.url": git.get("url"),
+        "preset": info.get("preset"),
         "mlflow.source.git.commit": git["commit"],
         "mlflow.source.name": info["command"],
         "mlflow.source.type": "LOCAL",

@@ -39,7 +39,7 @@ def register(logged: Any, file: Path, results: dict[str, float], metric: str) ->
     place = project.home() / "runs" / ".registry.lock"
     place.parent.mkdir(exist_ok=True)
     with FileLock(place):  # two at once, each better than the champion, would both take its place
-        versions = _versions(mlflow, name, logged.run_id)
+        versions = _versions(mlflow, name, logged.source_run_id)
         version = next((v for v in versions if v.tags.get("best/epoch") == str(results["best/epoch"])), None)
         if version is None:
             version = _create(mlflow, name, logged, new, results, metric)
@@ -68,7 +68,7 @@ def _create(mlflow: Any, name: str, logged: Any, new: dict[str, Any], results: d
         "promoted": "pending" if better else "no",
     }
     version = mlflow.create_model_version(
-        name, f"models:/{logged.model_id}", logged.run_id, tags, description=why, model_id=logged.model_id
+        name, f"models:/{logged.model_id}", logged.source_run_id, tags, description=why, model_id=logged.model_id
     )
     # by this the UI names the version in the run's row; the client leaves it to MLflow's fluent functions
     mine = json.dumps([{"name": name, "version": version.version}])

@@ -13,6 +13,7 @@ from bestepoch import project
 from bestepoch.project import public
 from bestepoch.run import Run
 from bestepoch.tracking import client, experiment, outer_run, store_uri, there
+from bestepoch.tracking_views import NOTE
 
 if TYPE_CHECKING:
     from bestepoch.standings import Standings
@@ -58,7 +59,7 @@ def end_sweep(run_id: str, folder: Path, files: list[Path], table: Standings) ->
             number = mlflow.get_run(best["run_id"]).info.experiment_id
             told = f"**Best: [{table.winner['name']}](#/experiments/{number}/runs/{best['run_id']})**"
         described += [f"{told}, {table.metric} {table.winner['metric']:.5g} at epoch {table.winner['best_epoch']}", ""]
-    mlflow.set_tag(run_id, "mlflow.note.content", "\n".join([*described, *table.markdown()]))
+    mlflow.set_tag(run_id, NOTE, "\n".join([*described, *table.markdown()]))
     if outer_run() != run_id:  # else it ends with its command
         mlflow.set_terminated(run_id, "FAILED" if table.failed else "FINISHED")
     note = folder / "parent.json"

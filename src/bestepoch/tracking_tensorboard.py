@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from bestepoch import project
+from bestepoch.description import describe
 from bestepoch.journal import Row
-from bestepoch.run import Run
+from bestepoch.run import Run, flat
 from bestepoch.tracking import PER_EPOCH, PER_ITERATION
 
+CONFIGURATION = "run/configuration"
 EVALUATION = ".evaluate"  # how the name of its event file ends
 
 
@@ -21,7 +25,7 @@ class TensorBoardTracker:
     name = "TensorBoard"
 
     def __init__(self, run: Run) -> None:
-        self.folder = run.folder
+        self.run, self.folder = run, run.folder
         self.place: dict[str, Any] = {}
         self._file: EventFile | None = None
         self._last: dict[str, int] | None = None
@@ -42,6 +46,10 @@ class TensorBoardTracker:
         self._last = last_steps(self._files())
         if self.place.get("last") != self._last:
             self.place.clear()  # files were deleted, or hold more than was noted: all is looked at again
+        if not self._last.get("configuration"):
+            config = flat(self.run.info["config"])
+            self._append([hyperparameters(self.run, config), text(CONFIGURATION, configuration(config))])
+            self._noted(configuration=1)
 
     def write(self, iterations: list[Row], epochs: list[Row]) -> None:
         """One event a row, in a file of this attempt's own; a row that a file holds already is left out."""
@@ -50,9 +58,18 @@ class TensorBoardTracker:
         for rows, keys, axis in ((iterations, PER_ITERATION, "iteration"), (epochs, PER_EPOCH, "epoch")):
             new = [row for row in rows if row[axis] > self._last[axis]]
             events += [scalars({key: row[key] for key in keys}, int(row[axis]), row["time"]) for row in new]
+        self._append(events)
+        last = {"iteration": iterations, "epoch": epochs}
+        self._noted(**{k: max([self._last[k], *(int(row[k]) for row in rows[-1:])]) for k, rows in last.items()})
+
+    def _noted(self, **last: int) -> None:
+        assert self._last is not None
+        self._last.update(last)
+        self.place.update(last=dict(self._last), files=self._sizes())
+
+    def _append(self, events: list[Any]) -> None:
         if events and self._file is None:
             self._file = EventFile(self.folder, f".{len(self._files())}")
-        last = {"iteration": iterations, "epoch": epochs}
         try:
             if self._file is not None:
                 self._file.write(events)
@@ -60,8 +77,6 @@ class TensorBoardTracker:
             # what came behind a torn record would not be read: look how far it goes, and begin another file
             self._file, self._last = None, None
             raise
-        self._last = {k: max([self._last[k], *(int(row[k]) for row in rows[-1:])]) for k, rows in last.items()}
-        self.place.update(last=dict(self._last), files=self._sizes())
 
     def _files(self) -> list[Path]:
         return [path for path in self.folder.glob("events.out.tfevents.*") if path.suffix != EVALUATION]
@@ -70,7 +85,14 @@ class TensorBoardTracker:
         return {path.name: path.stat().st_size for path in sorted(self._files())}
 
     def close(self, status: str) -> None:
-        """Nothing is left to write."""
+        """What came of the run, once for each of its ends."""
+        ended = self.run.info.get("ended")
+        if self.place.get("ended") != ended:
+            told = [text("run/summary", describe(self.run.info))]
+            if status == "finished":
+                told.append(finished(ended or time.time()))
+            self._append(told)
+            self.place.update(ended=ended, files=self._sizes())
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -100,13 +122,14 @@ class EventFile:
 
 
 def last_steps(files: list[Path]) -> dict[str, int]:
-    """The last iteration and the last epoch in a run's event files."""
+    """The last iteration and the last epoch in a run's event files, and whether these have the configuration."""
     from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
-    last = {"iteration": 0, "epoch": 0}
+    last = {"iteration": 0, "epoch": 0, "configuration": 0}
     for path in files:
         for event in LegacyEventFileLoader(str(path)).Load():
             for value in event.summary.value:
+                last["configuration"] |= value.tag == CONFIGURATION
                 axis = "iteration" if value.tag in PER_ITERATION else "epoch" if value.tag in PER_EPOCH else None
                 if axis:
                     last[axis] = max(last[axis], event.step)
@@ -126,10 +149,54 @@ def scalars(values: dict[str, float], step: int, when: float) -> Any:
     )
 
 
-def show_evaluation(folder: Path, metrics: dict[str, float]) -> None:
-    """Add an evaluation to a run's event files, in place of an earlier one."""
+def hyperparameters(run: Run, config: dict[str, Any]) -> Any:
+    """An event for the hparams tab, in the run's own file: a writer's `add_hparams` makes a run of its own for it.
+
+    Of the settings, by their dotted names; the tab finds the results by itself, for they are the run's scalars.
+    """
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+
+    name = project.relative(run.folder).removeprefix("runs/")  # as the other tabs call it
+    plain = {k: v if isinstance(v, bool | int | float) else str(v) for k, v in config.items() if v is not None}
+    return Event(wall_time=time.time(), summary=hparams_pb(plain, trial_id=name))
+
+
+def finished(when: float) -> Any:
+    """An event for the hparams tab."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+
+    end = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS, end_time_secs=when)
+    told = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(session_end_info=end))
+    value = Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=told, tensor=metadata.NULL_TENSOR)
+    return Event(wall_time=when, summary=Summary(value=[value]))
+
+
+def configuration(config: dict[str, Any]) -> str:
+    """The settings by their dotted names, as a table in Markdown."""
+    rows = [f"| `{key}` | {value} |" for key, value in config.items() if value is not None]
+    return "\n".join(["| setting | value |", "|---|---|", *rows])
+
+
+def text(tag: str, markdown: str) -> Any:
+    """An event for the text tab."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.plugins.text.summary_v2 import text_pb
+
+    return Event(wall_time=time.time(), summary=text_pb(tag, markdown))
+
+
+def show_evaluation(folder: Path, metrics: dict[str, float], verdict: str, more: Iterable[Any]) -> None:
+    """Add an evaluation to a run's event files, in place of an earlier one.
+
+    Args:
+        verdict: Markdown.
+        more: further events.
+    """
     for old in folder.glob(f"events.out.tfevents.*{EVALUATION}"):
         old.unlink()
     file = EventFile(folder, EVALUATION)
-    file.write([scalars(metrics, 0, time.time())])
+    file.write([scalars(metrics, 0, time.time()), text("run/evaluation", verdict), *more])
     file.close()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bestepoch import continuation, prepare, project, schedule, selection
 from bestepoch.app import launch, overrides
@@ -49,7 +50,11 @@ def lead(settings: Settings, world: World, clock: Clock) -> float:
             raise UsageError("The training code was edited while it ran. Run it again: dvc repro")
         publish(run, project.root() / settings.publish)
     else:
+        if (found := run.info.get("verdict")) is not None:
+            log.info("verdict  %s", found["sentence"])
+            log.info("try      %s  %s", found["suggestion"], found["override"])
         log.info("test it  python -m bestepoch.evaluate run=%s", project.relative(run.folder))
+        log.info("compare  make ui")
     run.close()
     return best_metric(run.folder, settings)
 
@@ -136,6 +141,9 @@ def train(
         with stop_signals() as stop:
             Trainer(settings, plan, split, device, run, journal, stop, clock, world).train()
         status = "finished"
+        if not settings.publish:  # else `evaluate`, which comes next, says it
+            with contextlib.suppress(UsageError):  # a selection that cannot be, which `best_metric` will say
+                run.info.update(_results(run, settings))
     except Interrupted as interruption:
         status, stopped = "killed", interruption.number
         log.warning("stopped by %s; the same command goes on from here: %s", interruption, run.info["command"])
@@ -159,6 +167,17 @@ def train(
         run.close()
         leave(stopped)
     return run
+
+
+def _results(run: Run, settings: Settings) -> dict[str, Any]:
+    """What is known before the test: ``best``, the chosen epoch by the names of its metrics, and the ``verdict``."""
+    from bestepoch import checkpoint
+    from bestepoch.diagnosis import of_run
+
+    epochs = read(run.folder / "epochs.csv")
+    best = selection.choose(epochs, settings.selection, lambda epoch: checkpoint.fared(run.folder, epoch))
+    names = {"best/epoch": "epoch", "best/val_loss": "val/loss", "best/val_accuracy": "val/accuracy", "time": "time"}
+    return {"best": {name: best[key] for name, key in names.items()}, "verdict": of_run(run.info, epochs).told()}
 
 
 if __name__ == "__main__":

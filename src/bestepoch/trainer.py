@@ -175,7 +175,8 @@ class Trainer:
         row = self.world.told(row)
         with self.clock.on("checkpoints"):
             # the losses in single precision: for a standard error, not for a sum that must come out
-            result = {"losses": fared.losses.float(), "correct": fared.correct}
+            predicted = fared.predicted.to(torch.uint8)  # labels are bytes
+            result = {"losses": fared.losses.float(), "correct": fared.correct, "predicted": predicted}
             if self.run is not None:
                 checkpoint.save(
                     checkpoint.weights_path(self.run.folder, epoch),

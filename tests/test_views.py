@@ -1,0 +1,200 @@
+"""What the tracker puts into MLflow for those who look: views, descriptions, tags, a model with its results."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+import live
+from bestepoch import project as projects
+from bestepoch import tracking_views
+from bestepoch.tracking_mlflow import note
+
+pytestmark = pytest.mark.xdist_group("views")
+QUICK = (*live.SAMPLE, "train.epochs=4", "tracking.tensorboard=false")  # seconds: its machine is watched
+NOTE = "mlflow.note.content"
+VIEW = "mlflow.sharedViewState."
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = live.with_split(live.project(tmp_path_factory.mktemp("views") / "project"))
+    live.git(folder, "remote", "add", "origin", "https://name:secret@git.example.org/team/pipeline.git")
+    (folder / "conf/experiment/mine.yaml").write_text("# @package _global_\nseed: 3\n")
+    live.run(
+        folder,
+        "train",
+        *QUICK,
+        "+experiment=mine",
+        "tracking.system_metrics=true",
+        MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL="0.1",
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client(project: Path) -> MlflowClient:
+    return MlflowClient(tracking_uri=live.store(project))
+
+
+@pytest.fixture
+def trained(client: MlflowClient) -> Any:
+    (run,) = live.mlflow_runs(client)
+    return run
+
+
+def evaluate(project: Path) -> dict[str, Any]:
+    run = live.only_run(project)
+    live.run(project, "evaluate", f"run={run.relative_to(project)}")
+    return dict(json.loads((run / "evaluate/metrics.json").read_text()))
+
+
+def state(tag: str) -> dict[str, Any]:
+    """A view as the UI reads it."""
+    kept = json.loads(tag)
+    assert set(kept) == {"name", "createdAt", "updatedAt", "state"}
+    assert kept["state"].startswith("deflate;")
+    return dict(json.loads(zlib.decompress(base64.b64decode(kept["state"].removeprefix("deflate;")))))
+
+
+def test_the_experiment_is_described_and_has_two_views(client: MlflowClient) -> None:
+    tags = client.get_experiment_by_name("bestepoch").tags
+    views = {json.loads(tags[key])["name"]: state(tags[key]) for key in tags if key.startswith(VIEW)}
+    assert set(views) == {"Best epochs", "Learning curves"}
+    table = views["Best epochs"]
+    assert (table["orderByKey"], table["orderByAsc"]) == ("metrics.`best/val_loss`", True)
+    for column in ("best/epoch", "best/val_loss", "best/val_accuracy", "test/accuracy"):
+        assert f"metrics.`{column}`" in table["selectedColumns"]
+    charts = {chart["metricKey"]: chart for chart in views["Learning curves"]["compareRunCharts"]}
+    assert set(charts) == live.PER_ITERATION | live.PER_EPOCH
+    groups = {section["uuid"]: section for section in views["Learning curves"]["compareRunSections"]}
+    assert all(groups[chart["metricSectionId"]]["display"] for chart in charts.values())
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    for name in (*live.PER_ITERATION, *live.PER_EPOCH):
+        assert f"`{name}`" in tags[NOTE]
+    assert max(map(len, tags.values())) < 5000, "the longest that MLflow stores"
+
+
+class Experiment:
+    """An experiment that keeps what it is given, as a client and as itself."""
+
+    experiment_id = "1"
+
+    def __init__(self) -> None:
+        self.tags: dict[str, str] = {}
+
+    def set_experiment_tag(self, _number: str, key: str, value: str) -> None:
+        self.tags[key] = value
+
+
+def test_views_are_written_once_and_what_a_person_made_of_them_stays() -> None:
+    there = Experiment()
+    there.tags[NOTE] = "ours"
+    tracking_views.furnish(there, there)
+    assert there.tags[NOTE] == "ours" and sum(key.startswith(VIEW) for key in there.tags) == 2
+    del there.tags[VIEW + tracking_views.BEST_EPOCHS]
+    there.tags[VIEW + tracking_views.LEARNING_CURVES] = "changed"
+    before = dict(there.tags)
+    tracking_views.furnish(there, there)
+    assert there.tags == before
+
+
+def test_a_run_says_what_it_was(project: Path, trained: Any) -> None:
+    info = json.loads((live.only_run(project) / "run.json").read_text())
+    text = trained.data.tags[NOTE]
+    assert info["verdict"]["sentence"] in text and f"`{info['verdict']['override']}`" in text
+    assert "4,050 images ÷ 100 a batch = 41 iterations an epoch" in text
+    assert f"```\n{info['command']}\n```" in text
+    commit = live.git(project, "rev-parse", "HEAD").strip()
+    url = f"https://git.example.org/team/pipeline/commit/{commit}"
+    assert f"[`{commit[:10]}`]({url})" in text and "secret" not in json.dumps(trained.data.tags)
+    assert trained.data.tags["git.url"] == url
+    assert trained.data.tags["preset"] == "mine"
+
+
+def test_params_are_few_and_none_is_empty(trained: Any) -> None:
+    assert "None" not in trained.data.params.values()
+    assert len(trained.data.params) < 30
+    assert "train.iterations" not in trained.data.params and trained.data.params["train.epochs"] == "4"
+
+
+def test_what_the_machine_did_is_in_the_group_system(trained: Any) -> None:
+    names = {key for key in trained.data.metrics if key.startswith("system/")}
+    assert "system/cpu_utilization_percentage" in names and "system/system_memory_usage_megabytes" in names
+
+
+@pytest.mark.slow
+def test_an_evaluation_adds_its_results_to_the_description_and_to_one_model(
+    project: Path, client: MlflowClient
+) -> None:
+    metrics = evaluate(project)
+    (run,) = live.mlflow_runs(client)
+    assert f"{metrics['test_accuracy']:.2%}" in run.data.tags[NOTE]
+    told = {
+        key: run.data.metrics[key]
+        for key in ("best/epoch", "best/val_loss", "best/val_accuracy", "test/loss", "test/accuracy")
+    }
+    (model,) = client.search_logged_models([run.info.experiment_id])
+    assert {metric.key: metric.value for metric in model.metrics} == told
+    # again: the same model, the same points, and a person's words are theirs
+    client.set_tag(run.info.run_id, NOTE, "mine")
+    evaluate(project)
+    (same,) = client.search_logged_models([run.info.experiment_id])
+    assert same.model_id == model.model_id
+    assert all(len(client.get_metric_history(run.info.run_id, key)) == 1 for key in told)
+    assert client.get_run(run.info.run_id).data.tags[NOTE] == "mine"
+    (version,) = client.search_model_versions("name = 'bestepoch-mnist_sample'")
+    assert version.run_id == run.info.run_id
+
+
+class Noted:
+    """A run with tags, and its store."""
+
+    def __init__(self) -> None:
+        self.tags: dict[str, str] = {}
+        self.data = self
+
+    def get_run(self, _run_id: str) -> Noted:
+        return self
+
+    def set_tag(self, _run_id: str, key: str, value: str) -> None:
+        self.tags[key] = value
+
+
+def test_a_description_is_renewed_until_a_person_edits_it() -> None:
+    run = Noted()
+    note(run, "1", "first\n\ntext")
+    assert run.tags[NOTE].startswith("first\n\ntext\n\n[bestepoch]: # (")
+    note(run, "1", "second")
+    assert run.tags[NOTE].startswith("second\n\n")
+    run.tags[NOTE] = run.tags[NOTE].replace("second", "Monday: this one")
+    note(run, "1", "third")
+    assert run.tags[NOTE].startswith("Monday: this one")
+
+
+@pytest.mark.parametrize(
+    ("remote", "url"),
+    [
+        ("git@github.com:o/r.git", "https://github.com/o/r/commit/abc"),
+        ("https://user:token@github.com/o/r", "https://github.com/o/r/commit/abc"),
+        ("https://gitlab.com/group/sub/r.git", "https://gitlab.com/group/sub/r/-/commit/abc"),
+        ("git@bitbucket.org:o/r.git", "https://bitbucket.org/o/r/commits/abc"),
+        ("ssh://git@host.example.org:2222/o/r.git", "https://host.example.org/o/r/commit/abc"),
+        ("https://git.example.org:8443/o/r/", "https://git.example.org:8443/o/r/commit/abc"),
+        *((remote, None) for remote in ("", "/srv/git/r.git", "../r.git", "file:///srv/git/r.git", "host:r", "C:/a/b")),
+    ],
+)
+def test_a_commit_is_a_link_where_the_remote_is_a_server(remote: str, url: str | None) -> None:
+    assert projects.commit_url(remote, "abc") == url
+
+
+def test_the_description_says_how_runs_are_found() -> None:
+    filters = re.findall(r"`((?:metrics|params|tags)\.[^`]+)`", tracking_views.DESCRIPTION)
+    assert len(filters) == 2
