@@ -295,8 +295,8 @@ def test_epochs_that_are_given_as_well_are_left_alone(here: None) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "parts"),
     [
-        ("epochs: 5", "epoch: 6", ["params.yaml: train.epoch is not a setting", "Did you mean train.epochs?"]),
-        ("epochs: 5", "epochs: 5\n  epoch: 3", ["params.yaml: train.epoch is not a setting", "train.epochs?"]),
+        ("epochs: 6", "epoch: 5", ["params.yaml: train.epoch is not a setting", "Did you mean train.epochs?"]),
+        ("epochs: 6", "epochs: 6\n  epoch: 3", ["params.yaml: train.epoch is not a setting", "train.epochs?"]),
         ("\nseed: 0", "\nsede: 1\nseed: 0", ["params.yaml: sede is not a setting", "seed"]),
         ("\nseed: 0", "\nlearning_rate: 0.1\nseed: 0", ["params.yaml: learning_rate is not a setting"]),
         ("\ntrain:", "\ntrain: 3\nmore:", ["params.yaml: train is not a setting"]),
@@ -307,9 +307,9 @@ def test_epochs_that_are_given_as_well_are_left_alone(here: None) -> None:
             ["params.yaml: optimizer = adamww is not in conf/optimizer/", "adamw"],
         ),
         ("optimizer: adamw", "optimizer: [sgd]", ["params.yaml: optimizer = ['sgd'] is not in conf/optimizer/"]),
-        ("epochs: 5", "epochs: six", ["train.epochs = 'six' is not allowed: must be a whole number"]),
-        ("epochs: 5", "epochs: 0", ["train.epochs = 0 is not allowed: must be at least 1"]),
-        ("epochs: 5", "epochs: null", ["train.epochs and train.iterations are both null"]),
+        ("epochs: 6", "epochs: six", ["train.epochs = 'six' is not allowed: must be a whole number"]),
+        ("epochs: 6", "epochs: 0", ["train.epochs = 0 is not allowed: must be at least 1"]),
+        ("epochs: 6", "epochs: null", ["train.epochs and train.iterations are both null"]),
         ("batch_size: 100", "batch_size: 1e2", ["train.batch_size = 100.0 is not allowed: must be a whole number"]),
         ("label_smoothing: 0.1", "label_smoothing: 2", ["loss.label_smoothing = 2", "less than 1"]),
         ("  seed: 0", "  seed: -1", ["split.seed = -1 is not allowed: must be at least 0"]),
@@ -325,7 +325,7 @@ def test_a_mistake_in_params_yaml_is_explained(project: Path, old: str, new: str
 
 
 def test_a_mistake_in_params_yaml_is_explained_to_a_sweep_as_well(project: Path) -> None:
-    change(project / "params.yaml", "epochs: 5", "epochs: 0")
+    change(project / "params.yaml", "epochs: 6", "epochs: 0")
     said(complaint(["seed=0,1"], True), "train.epochs = 0 is not allowed: must be at least 1")
     assert config.checked(["seed=0,1", "train.epochs=2"], True)[1].train.epochs == 2
 

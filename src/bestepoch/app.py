@@ -14,6 +14,7 @@ from bestepoch import config, project
 from bestepoch.distributed import World
 from bestepoch.project import UsageError
 from bestepoch.schema import Settings
+from bestepoch.terminal import styled
 
 if TYPE_CHECKING:
     from bestepoch.sweep import Sweep
@@ -119,6 +120,9 @@ class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
         super().emit(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return styled(super().format(record))
 
 
 def _log_to_terminal() -> None:

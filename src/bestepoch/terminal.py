@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Self
 
-from rich.console import Console
-
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from bestepoch.data import Summary
     from bestepoch.journal import Row
     from bestepoch.run import Run
@@ -19,15 +21,22 @@ if TYPE_CHECKING:
 log = logging.getLogger("bestepoch")
 
 
+def live() -> bool:
+    """Whether a person looks on: what moves and has colours is for a terminal, and not for a log of CI's."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
+
+
 def console() -> Console:
     """Standard error: standard output stays free for what a script may want to read."""
+    from rich.console import Console
+
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
 def download_progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar for one file; yields a function that takes the bytes that have come."""
-    if not sys.stderr.isatty():
+    if not live():
         yield lambda _count: None
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -36,6 +45,15 @@ def download_progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=console(), transient=True) as progress:
         task = progress.add_task(name, total=total or None)
         yield lambda count: progress.advance(task, count)
+
+
+def styled(line: str) -> str:
+    """A line with its label in bold, where it has one and a person looks on; long ones are the terminal's to wrap."""
+    found = re.match(r"[a-z]+(?= {2,})|WARNING(?=  )|warning(?=: )|[a-z]+ [a-z]+(?=  )", line)
+    if found is None or not live() or os.environ.get("NO_COLOR"):
+        return line
+    colour = "33" if found[0].lower() == "warning" else "36"
+    return f"\x1b[1;{colour}m{found[0]}\x1b[0m{line[found.end() :]}"
 
 
 def heading(run: Run, split: Summary, plan: Plan) -> None:
@@ -48,7 +66,8 @@ def heading(run: Run, split: Summary, plan: Plan) -> None:
         log.info("plan     %s", line)
     count = run.info["config"].get("processes")
     each = f" in each of {count} processes" if count else ""
-    log.info("device   %s, %d threads%s", run.info["environment"]["device"], run.info["environment"]["threads"], each)
+    device, threads = (run.info["environment"][key] for key in ("device", "threads"))
+    log.info("device   %s, %d %s%s", device, threads, "thread" if threads == 1 else "threads", each)
 
 
 class Training:
@@ -58,21 +77,36 @@ class Training:
         self.progress: Any = None
         self.shown = shown
         # a job of a sweep has no bar of its own
-        if not (shown and sys.stderr.isatty() and log.isEnabledFor(logging.INFO)):
+        if not (shown and live() and log.isEnabledFor(logging.INFO)):
             return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.progress = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}  lr {task.fields[lr]}"),
-            TimeRemainingColumn(),
-            console=console(),
-            transient=True,
-            refresh_per_second=4,
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            ProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
         )
-        self.task = self.progress.add_task("", total=iterations, completed=done, epoch="-", loss="-", lr="-")
+
+        screen = Console(stderr=True, highlight=False)
+        # least important first: what a narrow terminal does without
+        columns: dict[str, ProgressColumn] = {
+            "epoch": TextColumn("epoch {task.fields[epoch]}"),
+            "bar": BarColumn(bar_width=20),
+            "count": MofNCompleteColumn(),
+            "loss": TextColumn("loss {task.fields[loss]}"),
+            "lr": TextColumn("lr {task.fields[lr]}"),
+            "val": TextColumn("{task.fields[val]}"),
+            "left": TimeRemainingColumn(compact=True),
+        }
+        for name, width in (("lr", 100), ("bar", 85), ("val", 65), ("count", 45)):
+            if screen.width < width:
+                del columns[name]
+        self.progress = Progress(*columns.values(), console=screen, transient=True, refresh_per_second=4)
+        self.task = self.progress.add_task(
+            "", total=iterations, completed=done, epoch="-", loss="-", lr="-", val="val -"
+        )
         self.progress.start()
 
     def iteration(self, iteration: int, epoch: int, loss: Any, lr: float) -> None:
@@ -83,6 +117,8 @@ class Training:
 
     def epoch(self, row: Row, epochs: int) -> None:
         """The epoch's line, for people and for logs."""
+        if self.progress is not None:
+            self.progress.update(self.task, val=f"val {row['val/loss']:.4f} {row['val/accuracy']:.2%}")
         self.line(
             f"epoch {row['epoch']:>3.0f}/{epochs}  train loss {row['train/epoch_loss']:.4f}  "
             f"val loss {row['val/loss']:.4f}  val accuracy {row['val/accuracy']:.2%}  "
@@ -92,7 +128,7 @@ class Training:
     def line(self, text: str) -> None:
         """One line above the bar."""
         if self.progress is not None:
-            self.progress.console.print(text)
+            self.progress.console.print(text, soft_wrap=True)
         elif self.shown:
             log.info("%s", text)
 
@@ -107,7 +143,7 @@ class Board:
 
     def __enter__(self) -> Self:
         self.live: Any = None
-        if sys.stderr.isatty():
+        if live():
             from rich.live import Live
 
             self.live = Live(console=console(), transient=True, refresh_per_second=2)
