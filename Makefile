@@ -47,9 +47,8 @@ format: install  ## let ruff put the code in order
 	ruff check --fix .
 	ruff format .
 
-ui: PORT = 5000
-ui: install  ## the MLflow UI, on this machine alone
-	@python -m bestepoch.ui $(PORT)
+ui: install  ## the MLflow UI and TensorBoard, on this machine alone
+	@python -m bestepoch.ui $(PORT) $(TENSORBOARD_PORT)
 
 tensorboard: PORT = 6006
 tensorboard: install  ## TensorBoard, on this machine alone

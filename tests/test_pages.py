@@ -1,51 +1,72 @@
-"""The pages that a person opens, in a real browser: the report from the disk, the MLflow UI from `make ui`'s server."""
+"""The pages that a person opens, in a real browser: the report from the disk, what `make ui` serves after a sweep."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import subprocess
+import json
+import re
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from mlflow import MlflowClient
+from playwright.sync_api import Browser, Page, expect
 
 import live
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+sys.path.insert(0, str(live.CHECKOUT / "docs"))
+import pictures  # the pictures in the README are of these very pages
+
 pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: Debian's package, or CHROMIUM=/path/to/it"),
+    pytest.mark.skipif(pictures.CHROMIUM is None, reason="needs Chromium: Debian's package, or CHROMIUM=/path/to/it"),
+    pytest.mark.slow,
     pytest.mark.xdist_group("pages"),
 ]
+JOBS = ("-m", *live.SAMPLE, "model=mlp", "model.hidden=[16]", "train.epochs=2", "train.batch_size=50,200", "seed=1")
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with one run from the shell, evaluated."""
-    folder = live.project(tmp_path_factory.mktemp("pages"))
-    live.run(folder, "train", *live.SAMPLE, "train.epochs=2")
-    live.run(folder, "evaluate", f"run={live.only_run(folder).relative_to(folder)}")
-    return folder
+@dataclass
+class Trained:
+    """A project with a sweep of two batch sizes, of which the winner is tested, and a run from the shell."""
+
+    project: Path
+    links: dict[str, str]
+    client: MlflowClient
+
+    @property
+    def jobs(self) -> dict[str, Path]:
+        return {path.parent.name: path.parent for path in self.project.glob("runs/sweeps/*/*/run.json")}
+
+    @property
+    def winner(self) -> Path:
+        (found,) = self.project.glob("runs/sweeps/*/*/evaluate")
+        return found.parent
+
+    def run_of(self, folder: Path) -> Any:
+        return self.client.get_run(json.loads((folder / "run.json").read_text())["mlflow"]["run_id"])
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
+    with pictures.browser() as started:
         yield started
-        started.close()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
+    project = live.with_split(live.project(tmp_path_factory.mktemp("pages") / "project"))
+    live.run(project, "train", *JOBS)
+    (sweep,) = (path.parent for path in project.glob("runs/sweeps/*/sweep.json"))
+    live.run(project, "promote", f"sweep={sweep.relative_to(project)}")
+    with pictures.ui(project, live.environment(project)) as links:
+        yield Trained(project, links, MlflowClient(tracking_uri=live.store(project)))
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (390, "dark")])
-def test_the_report_opens_from_the_disk_alone(trained: Path, browser: Browser, width: int, scheme: str) -> None:
-    run = live.only_run(trained)
+def test_the_report_opens_from_the_disk_alone(trained: Trained, browser: Browser, width: int, scheme: str) -> None:
+    run = trained.winner
     epochs = live.table(run / "epochs.csv")
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
     asked: list[str] = []
@@ -63,42 +84,133 @@ def test_the_report_opens_from_the_disk_alone(trained: Path, browser: Browser, w
     page.close()
 
 
-def test_the_mlflow_ui_shows_the_run(trained: Path, browser: Browser) -> None:
-    run, port = live.only_run(trained), live.free_port()
-    log = (trained / "ui.log").open("w+")
-    server = subprocess.Popen(
-        [sys.executable, "-m", "bestepoch.ui", str(port)],
-        cwd=trained,
-        env=live.environment(trained),
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
+def cells(page: Page) -> list[dict[str, str]]:
+    """The rows of the runs table, by the names of their columns; the name's own cells are a table apart, in order."""
+    page.locator(".ag-center-cols-container [role=row]").first.wait_for(timeout=60_000)
+    rows: dict[str, dict[str, str]] = {}
+    for cell in page.locator("[role=gridcell][col-id]").all():
+        row = cell.locator("xpath=ancestor::*[@role='row'][1]").get_attribute("row-index") or ""
+        rows.setdefault(row, {})[cell.get_attribute("col-id") or ""] = cell.inner_text().strip()
+    return [rows[index] for index in sorted(rows, key=int)]
+
+
+def test_the_view_best_epochs_answers_at_a_glance(trained: Trained, browser: Browser) -> None:
+    page = pictures.opened(browser, trained.links["best epochs"], 2600, 900)
+    page.get_by_role("columnheader", name="best/val_loss").first.wait_for(timeout=60_000)
+    page.wait_for_timeout(2000)
+    assert page.get_by_text("Model training").count() >= 1
+    rows = cells(page)
+    wanted = []
+    for name, folder in trained.jobs.items():
+        best = min(live.table(folder / "epochs.csv"), key=lambda row: float(row["val/loss"]))
+        wanted.append((float(best["val/loss"]), name, best))
+    wanted.sort()
+    assert [row["attributes.`Run Name`"].splitlines()[-1] for row in rows[:2]] == [name for _, name, _ in wanted], (
+        "the lowest loss first"
     )
-    try:
-        wait_for(f"http://127.0.0.1:{port}/health", server)
-        link = next(word for word in (trained / "ui.log").read_text().split() if f"127.0.0.1:{port}/#/" in word)
-        page = browser.new_page(viewport={"width": 1500, "height": 1000})
-        page.goto(link)
-        row = page.get_by_role("link", name=run.name, exact=True)
-        row.wait_for(timeout=60_000)
-        assert page.get_by_text("mnist_sample (").count() == 1
-        row.click()
-        page.get_by_text("Model metrics").first.click()
-        for group in ("best", "test", "train", "val"):
-            page.locator("[role=button][aria-expanded]", has_text=group).first.wait_for(timeout=60_000)
-        page.close()
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
-        log.close()
+    for row, (loss, name, best) in zip(rows, wanted, strict=False):
+        assert row["metrics.`best/epoch`"] == best["epoch"]
+        for column, value in (("best/val_loss", loss), ("best/val_accuracy", float(best["val/accuracy"]))):
+            assert float(row[f"metrics.`{column}`"]) == pytest.approx(value, rel=1e-12)
+        assert "mnist_sample" in row["attributes.`Dataset`"]
+        assert row["params.`train.batch_size`"] == name.removeprefix("batch_size").split("-")[0]
+        assert row["params.`model`"] == "mlp" and row["tags.`sweep`"] == trained.winner.parent.name
+        assert row["tags.`device`"] == "cpu" and row["tags.`git.dirty`"] in ("true", "false")
+    first = rows[0]
+    metrics = json.loads((trained.winner / "evaluate/metrics.json").read_text())
+    assert float(first["metrics.`test/accuracy`"]) == pytest.approx(metrics["test_accuracy"], rel=1e-12)
+    assert "bestepoch-mnist_sample" in first["attributes.`Models`"]
+    assert rows[1]["metrics.`test/accuracy`"] == "-", "only the winner meets the test images"
+    page.close()
 
 
-def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
-    for _ in range(240):
-        try:
-            urllib.request.urlopen(url, timeout=1).close()
-            return
-        except OSError:
-            assert server.poll() is None, "the server ended"
-            time.sleep(0.25)
-    raise AssertionError(f"{url} does not answer")
+def test_the_view_learning_curves_draws_every_run(trained: Trained, browser: Browser) -> None:
+    page = pictures.opened(browser, trained.links["learning curves"], 1700, 1800)
+    page.locator("svg.main-svg").first.wait_for(timeout=60_000)
+    for title in ("val/loss", "val/accuracy", "train/epoch_loss", "train/loss", "lr"):
+        expect(page.get_by_text(title, exact=True).first).to_be_visible(timeout=60_000)
+    for group, charts in (("val", 2), ("train", 2)):
+        head = page.locator("[role=button][aria-expanded=true]", has_text=re.compile(rf"^{group}\s*\({charts}\)"))
+        expect(head.first).to_be_visible(timeout=30_000)
+    for name in trained.jobs:
+        expect(page.get_by_text(f"{name} (val/loss)").first).to_be_visible(timeout=30_000)
+    page.close()
+
+
+def test_a_runs_page_shows_what_it_was(trained: Trained, browser: Browser) -> None:
+    run = trained.run_of(trained.winner)
+    metrics = json.loads((trained.winner / "evaluate/metrics.json").read_text())
+    page = pictures.opened(browser, pictures.of_run(trained.links["best epochs"], run.info.run_id), 1600, 1400)
+    page.get_by_text("Show more", exact=True).first.click(timeout=60_000)
+    said = page.locator("body").inner_text()
+    assert f"Epoch {metrics['best_epoch']} of 2 is best" in said and f"{metrics['test_accuracy']:.2%}" in said
+    assert "images ÷" in said and "The same run again" in said
+    assert "python -m bestepoch.train" in said
+    assert "[bestepoch]" not in said, "the mark of whose text it is"
+    assert "bestepoch-mnist_sample" in said
+    page.close()
+    page = pictures.opened(
+        browser, pictures.of_run(trained.links["best epochs"], run.info.run_id, "model-metrics"), 1600, 1400
+    )
+    for group in ("best", "test", "train", "val"):
+        page.locator("[role=button][aria-expanded]", has_text=re.compile(f"^{group}")).first.wait_for(timeout=60_000)
+    page.close()
+
+
+@pytest.mark.parametrize(
+    ("file", "seen"),
+    [("evaluate/report.html", "frame"), ("evaluate/confusion.png", "img"), ("config.yaml", "label_smoothing")],
+)
+def test_artifacts_are_shown_in_place(trained: Trained, browser: Browser, file: str, seen: str) -> None:
+    run = trained.run_of(trained.winner)
+    page = pictures.opened(
+        browser, pictures.of_run(trained.links["best epochs"], run.info.run_id, f"artifacts/{file}"), 1600, 1200
+    )
+    if seen == "frame":
+        inside = page.frame_locator("iframe").first
+        expect(inside.locator("h1")).to_have_text(trained.winner.name, timeout=60_000)
+        assert inside.locator("figure svg").count() == 7
+    elif seen == "img":
+        drawn = page.locator("img[src^='blob:'], .js-plotly-plot image, img[src*='confusion']").first
+        drawn.wait_for(timeout=60_000)
+    else:
+        expect(page.get_by_text(seen).first).to_be_visible(timeout=60_000)
+    page.close()
+
+
+def test_the_compare_page_draws_the_sweep(trained: Trained, browser: Browser) -> None:
+    ids = [trained.run_of(folder).info.run_id for folder in trained.jobs.values()]
+    page = pictures.opened(browser, pictures.of_comparison(trained.links["best epochs"], ids), 1600, 1400)
+    expect(page.get_by_text("Comparing 2 Runs from 1 Experiment")).to_be_visible(timeout=60_000)
+    page.locator("g.parcoords, .js-plotly-plot").first.wait_for(timeout=60_000)
+    for name in trained.jobs:
+        expect(page.get_by_text(name, exact=True).first).to_be_visible()
+    page.close()
+
+
+def test_a_filter_of_the_readme_finds_the_runs(trained: Trained, browser: Browser) -> None:
+    page = pictures.opened(browser, trained.links["best epochs"], 2000, 900)
+    page.get_by_role("columnheader", name="best/val_loss").first.wait_for(timeout=60_000)
+    box = page.get_by_placeholder("metrics.rmse").first
+    box.fill("params.`train.batch_size` = '50'")
+    box.press("Enter")
+    expect(page.get_by_text("1 matching run")).to_be_visible(timeout=30_000)
+    page.close()
+
+
+def test_tensorboard_has_the_same_runs_and_more_than_curves(trained: Trained, browser: Browser) -> None:
+    page = browser.new_page(viewport={"width": 1500, "height": 1000})
+    page.goto(f"{trained.links['TensorBoard']}/#timeseries")
+    for name in trained.jobs:
+        expect(page.get_by_text(name).first).to_be_visible(timeout=60_000)
+    for group in ("train", "val", "lr"):
+        expect(page.get_by_text(group, exact=True).first).to_be_visible(timeout=60_000)
+    for tab, shown in (
+        ("images", ("confusion/validation", "images", "mistakes")),
+        ("text", ("run/configuration", "run/summary", "run/evaluation")),
+        ("hparams", ("train.batch_size",)),
+    ):
+        page.goto(f"{trained.links['TensorBoard']}/#{tab}")
+        for word in shown:
+            expect(page.get_by_text(word).first).to_be_attached(timeout=60_000)
+    page.close()

@@ -85,11 +85,11 @@ def test_the_commands_run_in_the_order_of_the_readme(project: Path) -> None:
     ]
     assert sorted(varied, key=str) == sorted(
         [
-            {(name, lr, "0", "None") for name in ("sgd", "adamw") for lr in ("0.01", "0.1")},
-            {("adamw", "0.001", str(seed), "None") for seed in range(5)},
+            {(name, lr, "0", None) for name in ("sgd", "adamw") for lr in ("0.01", "0.1")},
+            {("adamw", "0.001", str(seed), None) for seed in range(5)},
             {("adamw", "0.01", "0", str(fold)) for fold in range(5)},
-            {("adamw", "0.01", str(seed), "None") for seed in (0, 1)},  # joblib
-            {("adamw", "0.01", str(seed), "None") for seed in (2, 3)},  # mlflow run
+            {("adamw", "0.01", str(seed), None) for seed in (0, 1)},  # joblib
+            {("adamw", "0.01", str(seed), None) for seed in (2, 3)},  # mlflow run
         ],
         key=str,
     )
@@ -97,12 +97,15 @@ def test_the_commands_run_in_the_order_of_the_readme(project: Path) -> None:
     assert len(list((project / "conf/experiment").glob("sgd-adamw-lr0.01-0.1-*.yaml"))) == 1, "promoted"
     assert len(list((project / "runs/studies").glob("*/study.json"))) == 1
     assert all(r.info.status == "FINISHED" for r in known)
-    (text,) = re.findall(r"`(params\..*?> 0\.99)`", README)
     client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
     number = known[0].info.experiment_id
-    found = client.search_runs([number], text.replace("0.99", "0.5").replace("sgd", "adamw"))
+    first, second = re.findall(r"^(?:params|metrics|tags)\..*$", README, re.MULTILINE)
+    found = client.search_runs([number], first.replace("0.99", "0.5"))
     assert found
     assert all(r.data.params["optimizer"] == "adamw" and r.data.metrics["test/accuracy"] > 0.5 for r in found)
+    found = client.search_runs([number], second.replace("'50'", "'100'"))
+    assert found
+    assert all(r.data.params["train.batch_size"] == "100" for r in found)
 
 
 def with_names(command: str, project: Path) -> str:

@@ -1,38 +1,110 @@
-"""The MLflow UI on the project's own store, for this machine alone."""
+"""The MLflow UI on the project's own store, and TensorBoard beside it, for this machine alone."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
+import signal
+import socket
+import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
 
-from bestepoch import app, config, tracking
+from bestepoch import app, config, project, tracking
 from bestepoch.project import UsageError
+from bestepoch.tracking_views import BEST_EPOCHS, LEARNING_CURVES, link
+
+PATIENCE = 120  # seconds that a server may take to start
 
 
-def main(port: str) -> None:
-    """Print where to look, then become the server.
+def main(arguments: list[str]) -> None:
+    """``python -m bestepoch.ui [port [TensorBoard's port]]``: start both, say where to look, end with Ctrl-C.
 
     Raises:
-        UsageError: the port is none, or the store is a server that has a UI of its own.
+        UsageError: a port is none or in use, or the store is a server that has a UI of its own.
     """
-    if not port.isdigit() or not 0 < int(port) < 65536:
-        raise UsageError(f"port = {port} is not allowed: must be from 1 to 65535, such as: make ui PORT=5001")
     uri = tracking.store_uri()
-    name = str(config.value("tracking.experiment"))
-    number = tracking.experiment(tracking.client(uri), uri, name)
-    page = f"#/experiments/{number}/runs?workflowType=machine_learning"
+    asked = dict(zip(("PORT", "TENSORBOARD_PORT"), arguments, strict=False))
+    port, beside = (_port(asked, name, usual) for name, usual in (("PORT", 5000), ("TENSORBOARD_PORT", 6006)))
+    number = tracking.experiment(tracking.client(uri), uri, str(config.value("tracking.experiment")))
+    views = {"best epochs": link(number, BEST_EPOCHS), "learning curves": link(number, LEARNING_CURVES, "CHART")}
     if uri.startswith("http"):
-        raise UsageError(f"MLFLOW_TRACKING_URI is a server with its own UI. Open {uri.rstrip('/')}/{page}")
-    print(f"MLflow       http://127.0.0.1:{port}/{page}")
-    print("TensorBoard  in another terminal: make tensorboard, then http://127.0.0.1:6006")
-    print(f"store        {uri}")
-    print("Ctrl-C ends it.", flush=True)
-    arguments = ["server", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", port, "--workers", "1"]
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments])
+        there = "".join(f"\n{name:<16} {uri.rstrip('/')}/{view}" for name, view in views.items())
+        raise UsageError(f"MLFLOW_TRACKING_URI is a server with its own UI. Open{there}")
+    here = ["--host", "127.0.0.1", "--port"]
+    with (
+        _server("mlflow", "server", "--backend-store-uri", uri, "--workers", "1", *here, port) as mlflow,
+        _server("tensorboard.main", "--logdir", str(project.home() / "runs"), *here, beside) as board,
+        contextlib.suppress(KeyboardInterrupt),
+    ):
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        print("Starting: some seconds", flush=True)
+        _wait(f"http://127.0.0.1:{port}/health", mlflow)
+        _wait(f"http://127.0.0.1:{beside}", board)
+        for name, view in views.items():
+            print(f"{name:<16} http://127.0.0.1:{port}/{view}")
+        print(f"{'TensorBoard':<16} http://127.0.0.1:{beside}\n{'store':<16} {uri}\nCtrl-C ends it.", flush=True)
+        mlflow.wait()
+
+
+def _port(asked: dict[str, str], name: str, usual: int) -> str:
+    """The port that was asked for, or the usual one, or where that is taken the next free one."""
+    if name not in asked:
+        return str(next(port for port in range(usual, 65536) if _free(port)))
+    given = asked[name]
+    if not given.isdigit() or not 0 < int(given) < 65536:
+        raise UsageError(
+            f"{name} = {given} is not allowed: must be from 1 to 65535, such as: make ui {name}={usual + 1}"
+        )
+    if not _free(int(given)):
+        raise UsageError(f"{name} = {given} is in use. Take another one, or leave it out for the next free one")
+    return given
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as listener, contextlib.suppress(OSError):
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def _server(*command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A server in a session of its own, which ends with the block, and all that it has started with it."""
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # eight processes for jobs that nobody gives it
+    server = subprocess.Popen(
+        [sys.executable, "-m", *command],
+        env=os.environ | quiet,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield server
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+
+
+def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
+    """Until it answers.
+
+    Raises:
+        UsageError: it ended, or has not answered for long.
+    """
+    end = time.monotonic() + PATIENCE
+    while True:
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=1):
+            return
+        if server.poll() is not None or time.monotonic() > end:
+            raise UsageError(f"A server does not start. Why, it says itself: {shlex.join(server.args)}")  # type: ignore[arg-type]
+        time.sleep(0.1)
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1] if len(sys.argv) > 1 else "5000")
-    except UsageError as error:
-        app.fail(error)
+    app.answer(main, sys.argv[1:])
