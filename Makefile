@@ -48,7 +48,7 @@ format: install  ## let ruff put the code in order
 	ruff format .
 
 ui: install  ## the MLflow UI and TensorBoard, on this machine alone
-	@python -m bestepoch.ui $(PORT) $(TENSORBOARD_PORT)
+	@python -m bestepoch.ui $(if $(PORT),PORT=$(PORT)) $(if $(TENSORBOARD_PORT),TENSORBOARD_PORT=$(TENSORBOARD_PORT))
 
 tensorboard: PORT = 6006
 tensorboard: install  ## TensorBoard, on this machine alone

@@ -78,7 +78,11 @@ def ui(project: Path, environment: dict[str, str]) -> Iterator[dict[str, str]]:
             free.bind(("127.0.0.1", 0))
             ports.append(str(free.getsockname()[1]))
     server = subprocess.Popen(
-        [sys.executable, "-m", "bestepoch.ui", *ports], cwd=project, env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "bestepoch.ui", f"PORT={ports[0]}", f"TENSORBOARD_PORT={ports[1]}"],
+        cwd=project,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert server.stdout is not None

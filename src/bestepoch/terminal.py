@@ -128,7 +128,7 @@ class Training:
     def line(self, text: str) -> None:
         """One line above the bar."""
         if self.progress is not None:
-            self.progress.console.print(text, soft_wrap=True)
+            self.progress.console.print(text, soft_wrap=True, markup=False)
         elif self.shown:
             log.info("%s", text)
 

@@ -21,14 +21,13 @@ PATIENCE = 120  # seconds that a server may take to start
 
 
 def main(arguments: list[str]) -> None:
-    """``python -m bestepoch.ui [port [TensorBoard's port]]``: start both, say where to look, end with Ctrl-C.
+    """``python -m bestepoch.ui [PORT=5001] [TENSORBOARD_PORT=6007]``: start both, say where to look, end with Ctrl-C.
 
     Raises:
         UsageError: a port is none or in use, or the store is a server that has a UI of its own.
     """
     uri = tracking.store_uri()
-    asked = dict(zip(("PORT", "TENSORBOARD_PORT"), arguments, strict=False))
-    port, beside = (_port(asked, name, usual) for name, usual in (("PORT", 5000), ("TENSORBOARD_PORT", 6006)))
+    port, beside = _ports(dict(line.split("=", 1) for line in arguments if "=" in line))
     number = tracking.experiment(tracking.client(uri), uri, str(config.value("tracking.experiment")))
     views = {"best epochs": link(number, BEST_EPOCHS), "learning curves": link(number, LEARNING_CURVES, "CHART")}
     if uri.startswith("http"):
@@ -50,18 +49,19 @@ def main(arguments: list[str]) -> None:
         mlflow.wait()
 
 
-def _port(asked: dict[str, str], name: str, usual: int) -> str:
-    """The port that was asked for, or the usual one, or where that is taken the next free one."""
-    if name not in asked:
-        return str(next(port for port in range(usual, 65536) if _free(port)))
-    given = asked[name]
-    if not given.isdigit() or not 0 < int(given) < 65536:
-        raise UsageError(
-            f"{name} = {given} is not allowed: must be from 1 to 65535, such as: make ui {name}={usual + 1}"
-        )
-    if not _free(int(given)):
-        raise UsageError(f"{name} = {given} is in use. Take another one, or leave it out for the next free one")
-    return given
+def _ports(asked: dict[str, str]) -> list[str]:
+    """Those that were asked for; in place of the others the usual ones, or where these are taken the next free ones."""
+    for name, given in asked.items():
+        if not given.isdigit() or not 0 < int(given) < 65536:
+            raise UsageError(f"{name} = {given} is not allowed: must be from 1 to 65535, such as: make ui {name}=5001")
+        if not _free(int(given)):
+            raise UsageError(f"{name} = {given} is in use. Take another one, or leave it out for the next free one")
+    if len(set(asked.values())) < len(asked):
+        raise UsageError(f"PORT and TENSORBOARD_PORT are both {asked['PORT']}. Each server needs a port of its own")
+    for name, usual in (("PORT", 5000), ("TENSORBOARD_PORT", 6006)):
+        if name not in asked:
+            asked[name] = str(next(n for n in range(usual, 65536) if str(n) not in asked.values() and _free(n)))
+    return [asked["PORT"], asked["TENSORBOARD_PORT"]]
 
 
 def _free(port: int) -> bool:

@@ -1,0 +1,103 @@
+"""`make ui` starts both servers, says where to look, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+import live
+from bestepoch import ui
+from bestepoch.project import UsageError
+
+pytestmark = pytest.mark.xdist_group("ui")
+
+
+def taken() -> socket.socket:
+    """A port where somebody listens."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    return listener
+
+
+@pytest.mark.parametrize("given", ["0", "65536", "-1", "five", "", "5000.5"])
+@pytest.mark.parametrize("name", ["PORT", "TENSORBOARD_PORT"])
+def test_what_is_no_port_is_said(name: str, given: str) -> None:
+    with pytest.raises(UsageError, match=f"^{name} = {given} is not allowed: must be from 1 to 65535"):
+        ui._ports({name: given})
+
+
+def test_a_port_in_use_is_said_when_asked_for_and_passed_over_when_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    with taken() as listener:
+        busy = listener.getsockname()[1]
+        with pytest.raises(UsageError, match=f"PORT = {busy} is in use"):
+            ui._ports({"PORT": str(busy)})
+    monkeypatch.setattr(ui, "_free", lambda port: port not in (5000, 5001, 6006))
+    assert ui._ports({}) == ["5002", "6007"]
+    assert ui._ports({"PORT": "6007"}) == ["6007", "6008"], "not the same for both"
+    assert ui._ports({"TENSORBOARD_PORT": "7000"}) == ["5002", "7000"]
+    with pytest.raises(UsageError, match="both 7000"):
+        ui._ports({"PORT": "7000", "TENSORBOARD_PORT": "7000"})
+
+
+def answers(url: str) -> bool:
+    with contextlib.suppress(urllib.error.URLError, ConnectionError), urllib.request.urlopen(url, timeout=5) as answer:
+        return bool(answer.status == 200)
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_both_answer_until_it_is_ended_and_neither_does_after(tmp_path: Path, number: int) -> None:
+    project = live.project(tmp_path)
+    ports = []
+    while len(set(ports)) < 2:
+        ports = [live.free_port(), live.free_port()]
+    given = [f"PORT={ports[0]}", f"TENSORBOARD_PORT={ports[1]}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bestepoch.ui", *given],
+        cwd=project,
+        env=live.environment(project),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    said = ""
+    for line in process.stdout:
+        said += line
+        if line.startswith("Ctrl-C"):
+            break
+    addresses = [f"http://127.0.0.1:{port}" for port in ports]
+    assert all(answers(address) for address in addresses), said
+    assert f"{addresses[0]}/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=best-epochs" in said
+    assert "compareRunsMode=CHART&viewStateShareKey=learning-curves" in said and addresses[1] in said
+    os.kill(process.pid, number)
+    assert process.wait(30) == 0
+    time.sleep(0.5)
+    assert not any(answers(address) for address in addresses)
+
+
+@pytest.mark.slow
+def test_of_a_server_with_its_own_ui_the_links_are_named(tmp_path: Path) -> None:
+    project = live.project(tmp_path / "project")
+    (tmp_path / "server").mkdir()
+    server = live.Server(tmp_path / "server")
+    server.start()
+    try:
+        printed = live.run(project, "ui", code=2, MLFLOW_TRACKING_URI=server.address)
+    finally:
+        server.kill()
+    assert "is a server with its own UI" in printed and "Traceback" not in printed
+    assert (
+        f"{server.address}/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=best-epochs" in printed
+    )
