@@ -274,7 +274,7 @@ def test_the_normalisation_is_part_of_the_network() -> None:
     [
         (["model=mlp", "model.hidden=[7,5,3]"], [(784, 7), (7, 5), (5, 3), (3, 10)], []),
         (["model=cnn", "model.channels=[3,5]"], [(5 * 10 * 10, 10)], [(1, 3), (3, 5)]),
-        (["model=cnn", "model.channels=[4]"], [(4 * 24 * 24, 10)], [(1, 4)]),
+        (["model=cnn", "model.channels=[4]"], [(4 * 12 * 12, 10)], [(1, 4)]),
         (["model=lenet"], [(400, 120), (120, 84), (84, 10)], [(1, 6), (6, 16)]),
     ],
 )

@@ -637,13 +637,18 @@ def test_training_on_a_data_set_of_ones_own(in_checkout):
     )
     assert not (in_checkout / "runs").exists()
 
-    done = train(
-        "split.validation=512",
-        "train.iterations=3",
-        "train.batch_size=500",
-        "tracking.mlflow=false",
-        "tracking.tensorboard=false",
+    given = ["split.validation=512", "train.iterations=3", "train.batch_size=500"]
+    given += ["tracking.mlflow=false", "tracking.tensorboard=false"]
+    done = train(*given)
+    assert done.returncode == 2, done.stderr
+    advice = "model.padding=2"
+    assert done.stderr.strip().endswith(
+        "bestepoch: model = cnn leaves nothing of images of 12 x 20 pixels after 3 of its blocks: give it fewer "
+        f"model.channels, smaller kernels, or {advice}"
     )
+    shutil.rmtree(in_checkout / "runs")
+
+    done = train(*given, advice)
     assert done.returncode == 0, done.stderr
     [folder] = [path.parent for path in (in_checkout / "runs").glob("*/run.json")]
     run = json.loads((folder / "run.json").read_text())

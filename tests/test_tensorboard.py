@@ -50,7 +50,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(project: Path) -> Path:
     """One that was interrupted, went on, and was evaluated twice."""
     with live.started(project, "train", *TRAIN) as started:
-        started.until(lambda: any((path / "epochs.csv").exists() for path in project.glob("runs/*")))
+        started.until(lambda: any(live.table(path) for path in project.glob("runs/*/epochs.csv")))
         started.signal(signal.SIGINT)
     live.run(project, "train", *TRAIN)
     folder = live.only_run(project)
