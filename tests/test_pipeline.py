@@ -115,6 +115,13 @@ def test_a_file_of_the_menus_that_is_not_chosen_changes_nothing(short: Path) -> 
     run(short, "git", "checkout", "conf")
 
 
+def test_what_the_evaluation_alone_shows_is_no_reason_to_train_again(short: Path) -> None:
+    edit(short / "conf/config.yaml", "histograms: false", "histograms: true")
+    assert ran(run(short, "dvc", "repro")) == ["evaluate"]
+    run(short, "git", "checkout", "conf")
+    run(short, "dvc", "repro")
+
+
 def test_a_chosen_file_of_the_menus_trains_again(short: Path) -> None:
     edit(short / "conf/optimizer/adamw.yaml", "lr: 0.01", "lr: 0.005")
     assert ran(run(short, "dvc", "repro", "--dry")) == ["train"]
