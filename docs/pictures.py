@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -105,7 +106,7 @@ def opened(browser: Browser, url: str, width: int, height: int) -> Page:
     """A page of MLflow's, without the assistant that covers a third of it at the first visit."""
     page = browser.new_page(viewport={"width": width, "height": height})
     page.goto(url, wait_until="load")
-    with contextlib.suppress(Exception):  # where there is none
+    with contextlib.suppress(PlaywrightTimeout):  # where there is none
         page.locator("[data-component-id='mlflow.assistant.chat_panel.close']").click(timeout=5000)
     return page
 

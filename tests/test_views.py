@@ -82,28 +82,17 @@ def test_the_experiment_is_described_and_has_two_views(client: MlflowClient) -> 
     assert max(map(len, tags.values())) < 5000, "the longest that MLflow stores"
 
 
-class Experiment:
-    """An experiment that keeps what it is given, as a client and as itself."""
-
-    experiment_id = "1"
-
-    def __init__(self) -> None:
-        self.tags: dict[str, str] = {}
-
-    def set_experiment_tag(self, _number: str, key: str, value: str) -> None:
-        self.tags[key] = value
-
-
-def test_views_are_written_once_and_what_a_person_made_of_them_stays() -> None:
-    there = Experiment()
-    there.tags[NOTE] = "ours"
-    tracking_views.furnish(there, there)
-    assert there.tags[NOTE] == "ours" and sum(key.startswith(VIEW) for key in there.tags) == 2
-    del there.tags[VIEW + tracking_views.BEST_EPOCHS]
-    there.tags[VIEW + tracking_views.LEARNING_CURVES] = "changed"
-    before = dict(there.tags)
-    tracking_views.furnish(there, there)
-    assert there.tags == before
+def test_views_are_written_once_and_what_a_person_made_of_them_stays(client: MlflowClient) -> None:
+    number = client.create_experiment("another", tags={NOTE: "ours"})
+    tracking_views.furnish(client, client.get_experiment(number))
+    tags = client.get_experiment(number).tags
+    assert tags[NOTE] == "ours" and sum(key.startswith(VIEW) for key in tags) == 2
+    client.delete_experiment_tag(number, VIEW + tracking_views.BEST_EPOCHS)
+    client.set_experiment_tag(number, VIEW + tracking_views.LEARNING_CURVES, "changed")
+    before = client.get_experiment(number).tags
+    assert before != tags
+    tracking_views.furnish(client, client.get_experiment(number))
+    assert client.get_experiment(number).tags == before
 
 
 def test_a_run_says_what_it_was(project: Path, trained: Any) -> None:
@@ -154,29 +143,19 @@ def test_an_evaluation_adds_its_results_to_the_description_and_to_one_model(
     assert version.run_id == run.info.run_id
 
 
-class Noted:
-    """A run with tags, and its store."""
+def test_a_description_is_renewed_until_a_person_edits_it(client: MlflowClient) -> None:
+    run = client.create_run(client.create_experiment("described")).info.run_id
 
-    def __init__(self) -> None:
-        self.tags: dict[str, str] = {}
-        self.data = self
+    def said() -> str:
+        return str(client.get_run(run).data.tags[NOTE])
 
-    def get_run(self, _run_id: str) -> Noted:
-        return self
-
-    def set_tag(self, _run_id: str, key: str, value: str) -> None:
-        self.tags[key] = value
-
-
-def test_a_description_is_renewed_until_a_person_edits_it() -> None:
-    run = Noted()
-    note(run, "1", "first\n\ntext")
-    assert run.tags[NOTE].startswith("first\n\ntext\n\n[bestepoch]: # (")
-    note(run, "1", "second")
-    assert run.tags[NOTE].startswith("second\n\n")
-    run.tags[NOTE] = run.tags[NOTE].replace("second", "Monday: this one")
-    note(run, "1", "third")
-    assert run.tags[NOTE].startswith("Monday: this one")
+    note(client, run, "first\n\ntext")
+    assert said().startswith("first\n\ntext\n\n[bestepoch]: # (")
+    note(client, run, "second")
+    assert said().startswith("second\n\n")
+    client.set_tag(run, NOTE, said().replace("second", "Monday: this one"))
+    note(client, run, "third")
+    assert said().startswith("Monday: this one")
 
 
 @pytest.mark.parametrize(
@@ -195,6 +174,13 @@ def test_a_commit_is_a_link_where_the_remote_is_a_server(remote: str, url: str |
     assert projects.commit_url(remote, "abc") == url
 
 
-def test_the_description_says_how_runs_are_found() -> None:
+def test_runs_are_found_as_the_description_says(client: MlflowClient) -> None:
     filters = re.findall(r"`((?:metrics|params|tags)\.[^`]+)`", tracking_views.DESCRIPTION)
     assert len(filters) == 2
+    number = client.create_experiment("found")
+    run = client.create_run(number, tags={"sweep": "<name>"}).info.run_id
+    client.log_param(run, "optimizer", "adamw")
+    client.log_metric(run, "test/accuracy", 0.995)
+    client.create_run(number)  # another one, which has none of it
+    for text in filters:
+        assert [found.info.run_id for found in client.search_runs([number], text)] == [run], text

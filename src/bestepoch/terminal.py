@@ -26,11 +26,15 @@ def live() -> bool:
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
 
 
-def console() -> Console:
-    """Standard error: standard output stays free for what a script may want to read."""
+def console(wrap: bool = False) -> Console:
+    """Standard error: standard output stays free for what a script may want to read.
+
+    Args:
+        wrap: by rich, at the terminal's width; else long lines are the terminal's to wrap, and whole when copied.
+    """
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, soft_wrap=not wrap)
 
 
 @contextlib.contextmanager
@@ -79,7 +83,6 @@ class Training:
         # a job of a sweep has no bar of its own
         if not (shown and live() and log.isEnabledFor(logging.INFO)):
             return
-        from rich.console import Console
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -89,7 +92,7 @@ class Training:
             TimeRemainingColumn,
         )
 
-        screen = Console(stderr=True, highlight=False)
+        screen = console(wrap=True)
         # least important first: what a narrow terminal does without
         columns: dict[str, ProgressColumn] = {
             "epoch": TextColumn("epoch {task.fields[epoch]}"),

@@ -17,6 +17,7 @@ from bestepoch import app, config, project, tracking
 from bestepoch.project import UsageError
 from bestepoch.tracking_views import BEST_EPOCHS, LEARNING_CURVES, link
 
+USUAL = {"PORT": 5000, "TENSORBOARD_PORT": 6006}
 PATIENCE = 120  # seconds that a server may take to start
 
 
@@ -27,7 +28,7 @@ def main(arguments: list[str]) -> None:
         UsageError: a port is none or in use, or the store is a server that has a UI of its own.
     """
     uri = tracking.store_uri()
-    port, beside = _ports(dict(line.split("=", 1) for line in arguments if "=" in line))
+    port, beside = _ports(arguments)
     number = tracking.experiment(tracking.client(uri), uri, str(config.value("tracking.experiment")))
     views = {"best epochs": link(number, BEST_EPOCHS), "learning curves": link(number, LEARNING_CURVES, "CHART")}
     if uri.startswith("http"):
@@ -49,16 +50,21 @@ def main(arguments: list[str]) -> None:
         mlflow.wait()
 
 
-def _ports(asked: dict[str, str]) -> list[str]:
+def _ports(arguments: list[str]) -> list[str]:
     """Those that were asked for; in place of the others the usual ones, or where these are taken the next free ones."""
-    for name, given in asked.items():
+    asked: dict[str, str] = {}
+    for line in arguments:
+        name, _, given = line.partition("=")
+        if name not in USUAL:
+            raise UsageError(f"{line} is not understood. There are {' and '.join(USUAL)}, such as: make ui PORT=5001")
+        asked[name] = given
         if not given.isdigit() or not 0 < int(given) < 65536:
             raise UsageError(f"{name} = {given} is not allowed: must be from 1 to 65535, such as: make ui {name}=5001")
         if not _free(int(given)):
             raise UsageError(f"{name} = {given} is in use. Take another one, or leave it out for the next free one")
     if len(set(asked.values())) < len(asked):
         raise UsageError(f"PORT and TENSORBOARD_PORT are both {asked['PORT']}. Each server needs a port of its own")
-    for name, usual in (("PORT", 5000), ("TENSORBOARD_PORT", 6006)):
+    for name, usual in USUAL.items():
         if name not in asked:
             asked[name] = str(next(n for n in range(usual, 65536) if str(n) not in asked.values() and _free(n)))
     return [asked["PORT"], asked["TENSORBOARD_PORT"]]
