@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import re
+import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from bestepoch import tracking_views
 from bestepoch.tracking_mlflow import note
 
 pytestmark = pytest.mark.xdist_group("views")
-QUICK = (*live.SAMPLE, "train.epochs=4", "tracking.tensorboard=false")  # seconds: its machine is watched
+QUICK = (*live.SAMPLE, "train.epochs=20", "tracking.tensorboard=false")  # seconds, in which its machine is watched
 NOTE = "mlflow.note.content"
 VIEW = "mlflow.sharedViewState."
 
@@ -33,8 +35,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "train",
         *QUICK,
         "+experiment=mine",
-        "tracking.system_metrics=true",
-        MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL="0.1",
+        "tracking.system_metrics=true",  # every 10 seconds, which a short run does not see
     )
     return folder
 
@@ -95,6 +96,23 @@ def test_views_are_written_once_and_what_a_person_made_of_them_stays(client: Mlf
     assert client.get_experiment(number).tags == before
 
 
+def test_runs_that_begin_at_the_same_moment_all_furnish_their_experiment(tmp_path: Path) -> None:
+    """MLflow looks whether it has a tag, then adds it: of those that come at once only the first one can."""
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    clients = [MlflowClient(tracking_uri=uri) for _ in range(4)]
+    for number in map(clients[0].create_experiment, "ab"):
+        bare = clients[0].get_experiment(number)
+        together = threading.Barrier(len(clients))
+
+        def begin(client: MlflowClient, bare: Any = bare, together: threading.Barrier = together) -> None:
+            together.wait()
+            tracking_views.furnish(client, bare)
+
+        with ThreadPoolExecutor(len(clients)) as threads:
+            list(threads.map(begin, clients))  # which raises what one of them did
+        assert sum(key.startswith(VIEW) for key in clients[0].get_experiment(number).tags) == 2
+
+
 def test_a_run_says_what_it_was(project: Path, trained: Any) -> None:
     info = json.loads((live.only_run(project) / "run.json").read_text())
     text = trained.data.tags[NOTE]
@@ -111,7 +129,7 @@ def test_a_run_says_what_it_was(project: Path, trained: Any) -> None:
 def test_params_are_few_and_none_is_empty(trained: Any) -> None:
     assert "None" not in trained.data.params.values()
     assert len(trained.data.params) < 30
-    assert "train.iterations" not in trained.data.params and trained.data.params["train.epochs"] == "4"
+    assert "train.iterations" not in trained.data.params and trained.data.params["train.epochs"] == "20"
 
 
 def test_what_the_machine_did_is_in_the_group_system(trained: Any) -> None:

@@ -27,6 +27,16 @@ def first_line(error: BaseException) -> str:
     return public((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
+def added_meanwhile(error: BaseException) -> bool:
+    """Whether a store refuses a row only because another process has added it just before.
+
+    MLflow looks whether it has one, then adds it. SQLite and PostgreSQL say unique, MySQL duplicate; a server says
+    what its database did.
+    """
+    text = str(error).lower()
+    return "unique" in text or "duplicate" in text
+
+
 def public(text: str) -> str:
     """Addresses without the name and the password of a user, for what is shown or written down.
 

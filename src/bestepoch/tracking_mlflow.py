@@ -112,7 +112,7 @@ class MlflowTracker:
         try:
             mlflow.log_inputs(run_id, inputs)
         except Exception as error:
-            if "unique" not in str(error).lower():  # as SQLite and PostgreSQL say it
+            if not project.added_meanwhile(error):
                 raise
             # MLflow looks whether it has the data set, then adds it; another run's has come in between
             mlflow.log_inputs(run_id, inputs)
@@ -174,6 +174,10 @@ class MlflowTracker:
         """End the run."""
         if self._monitor is not None:
             self._monitor.finish()
+            # what it saw since it last told, which it would throw away: of a short run that is everything
+            self._monitor.collect_metrics()
+            self._monitor.publish_metrics(self._monitor.aggregate_metrics())
+            self._monitor.mlflow_logger.flush()
             self._monitor = None
         ended, reason = self.run.info.get("ended"), self.run.info.get("reason")
         if reason is not None:

@@ -12,6 +12,8 @@ import time
 import zlib
 from typing import Any
 
+from bestepoch.project import added_meanwhile
+
 VIEW = "mlflow.sharedViewState."
 NOTE = "mlflow.note.content"
 WRITTEN = "bestepoch.views"  # a tag that says which of them this experiment has been given
@@ -50,10 +52,14 @@ def furnish(mlflow: Any, experiment: Any) -> None:
     ):
         view = {"name": name, "createdAt": now, "updatedAt": now, "state": compressed(state)}
         tags[VIEW + key] = json.dumps(view)
+    tags[WRITTEN] = "1"  # last: a kill before it has the rest done again
     for key, value in tags.items():
         if key not in experiment.tags:
-            mlflow.set_experiment_tag(experiment.experiment_id, key, value)
-    mlflow.set_experiment_tag(experiment.experiment_id, WRITTEN, "1")  # last: a kill before it has the rest done again
+            try:
+                mlflow.set_experiment_tag(experiment.experiment_id, key, value)
+            except Exception as error:
+                if not added_meanwhile(error):  # by another run, which furnishes it at the same moment
+                    raise
 
 
 def compressed(state: dict[str, Any]) -> str:
