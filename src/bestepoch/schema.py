@@ -267,6 +267,8 @@ class Loss(Strict):
 class Device(Strict):
     name: Literal["auto", "cuda", "mps", "cpu"]
     threads: Count | None
+    precision: Literal["float32", "bfloat16"]
+    compile: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None
 
 
 def _odd(value: int) -> int:

@@ -99,7 +99,9 @@ class Sweep:
         how = ("sweep.", "hydra/launcher=", "hydra.", "train.epochs=null")  # the last comes with train.iterations
         told = [line for line in overrides if not line.lstrip("+").startswith(how)]
         told += more
-        base = {key: value for key, value in first.training().items() if key != "device"}
+        base = first.training()
+        for key in ("name", "threads"):  # the same sweep on another machine
+            del base["device"][key]
         number = project.digest(told, base, project.code_hashes(TRAINING_CODE))[:6]
         lines = sorted((line for line in told if line not in more), key=lambda line: not re.search(r"[,(]", line))
         name = slug([short(line) for line in lines])[:60].rstrip("-_.") or "sweep"  # what varies comes first

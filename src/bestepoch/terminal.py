@@ -71,7 +71,9 @@ def heading(run: Run, split: Summary, plan: Plan) -> None:
     count = run.info["config"].get("processes")
     each = f" in each of {count} processes" if count else ""
     device, threads = (run.info["environment"][key] for key in ("device", "threads"))
-    log.info("device   %s, %d %s%s", device, threads, "thread" if threads == 1 else "threads", each)
+    how = run.info["config"]["device"]
+    more = f", {how['precision']}" * (how["precision"] != "float32") + ", compiled" * (how["compile"] is not None)
+    log.info("device   %s, %d %s%s%s", device, threads, "thread" if threads == 1 else "threads", each, more)
 
 
 class Training:

@@ -16,6 +16,7 @@ from bestepoch.data import Summary
 from bestepoch.distributed import World
 from bestepoch.journal import Journal, Row, read, read_after
 from bestepoch.loop import NonFiniteLoss
+from bestepoch.precision import trained_as
 from bestepoch.run import Run
 from bestepoch.schema import Settings
 from bestepoch.signals import Interrupted
@@ -64,7 +65,7 @@ class Trainer:
         if world.size > 1:
             batchnorm.over_all_processes(network)
             torch.manual_seed(data.stream(settings.seed, world.rank))  # dropout differs between the parts of a batch
-        self.trained = world.shared(network, self.images[:1])
+        self.trained = trained_as(settings.device, world.shared(network, self.images[:1]))
 
     def train(self) -> None:
         """To the end of the plan, or to where early stopping ends it.

@@ -1,0 +1,126 @@
+"""`device.precision` and `device.compile` change how training computes, not what is kept, shown or resumed."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+import live
+from bestepoch import checkpoint, config, data, loop, model, prepare
+from bestepoch.precision import trained_as
+from bestepoch.schema import Device
+
+pytestmark = pytest.mark.xdist_group("precision")
+OFF = ("tracking.tensorboard=false",)
+BASE = (*live.SAMPLE, *OFF, "train.epochs=2")
+SMALL = ("model.channels=[4,8]", "optimizer.lr=0.005")
+
+
+def menu(**values: Any) -> Device:
+    return Device.model_validate({"name": "cpu", "threads": 1, "precision": "float32", "compile": None, **values})
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return live.with_split(live.project(tmp_path_factory.mktemp("precision") / "project"))
+
+
+@pytest.fixture(scope="module")
+def plain(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = shutil.copytree(project, tmp_path_factory.mktemp("plain") / "project")
+    live.run(copy, "train", *BASE, *SMALL)
+    return live.only_run(copy)
+
+
+def losses(run: Path) -> torch.Tensor:
+    return torch.tensor([float(row["train/loss"]) for row in live.table(run / "iterations.csv")])
+
+
+def network_of(run: Path) -> model.Network:
+    settings = config.checked([*BASE, *SMALL], False)[1]
+    split = prepare.split_for(settings)
+    network = model.build(settings.model, split.shape, split.classes, 33.0, 78.0)
+    network.load_state_dict(checkpoint.load(checkpoint.weights_path(run, 2))["network"])
+    return network
+
+
+def test_as_it_is_nothing_stands_between_training_and_the_network() -> None:
+    network = torch.nn.Linear(2, 2)
+    assert trained_as(menu(), network) is network
+
+
+def test_products_are_in_bfloat16_and_weights_gradients_and_logits_in_single_precision() -> None:
+    body = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 8), torch.nn.Linear(8, 3))
+    network = model.Network(body, 0.0, 1.0)
+    seen = []
+    body[1].register_forward_hook(lambda _, given, result: seen.append(result.dtype))
+    pixels = torch.randint(0, 255, (5, 4, 4), dtype=torch.uint8)
+    logits = trained_as(menu(precision="bfloat16"), network)(pixels)
+    logits.sum().backward()
+    assert seen == [torch.bfloat16] and logits.dtype == torch.float32
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    assert {p.grad.dtype for p in network.parameters() if p.grad is not None} == {torch.float32}
+    network(pixels)
+    assert seen == [torch.bfloat16, torch.float32], "evaluation calls the network itself"
+
+
+@pytest.mark.slow
+def test_a_run_in_bfloat16_learns_alike_is_evaluated_in_float32_and_resumes_to_the_same_bits(
+    project: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(project, tmp_path / "project")
+    given = (*BASE, *SMALL, "device.precision=bfloat16")
+    assert "device   cpu, 1 thread, bfloat16\n" in live.run(copy, "train", *given)
+    run = live.only_run(copy)
+    ours, theirs = losses(run), losses(plain)
+    assert not torch.equal(ours, theirs), "it was in single precision"
+    assert (ours - theirs).abs().max() < 0.1
+    # what validation says is what the kept weights do in single precision
+    monkeypatch.chdir(copy)
+    split = prepare.split_for(config.checked([*BASE, *SMALL], False)[1])
+    images, labels = data.load(split.folder, "validation")
+    network = network_of(run)
+    network.mean.fill_(split.values["pixel_mean"])
+    network.std.fill_(split.values["pixel_std"])
+    fared = loop.score(loop.predict(network, images), labels, 0.1)
+    (row,) = (row for row in live.table(run / "epochs.csv") if row["epoch"] == "2")
+    assert float(row["val/loss"]) == fared.loss and float(row["val/accuracy"]) == fared.accuracy
+    (stored,) = live.mlflow_runs(MlflowClient(tracking_uri=live.store(copy)))
+    assert stored.data.params["device.precision"] == "bfloat16"
+
+    again = shutil.copytree(project, tmp_path / "again")
+    with live.started(again, "train", *given, "checkpoint.every_seconds=0.01") as training:
+        training.until(lambda: any(again.glob("runs/*/checkpoints/epoch-0001.pt")))
+        training.signal(signal.SIGKILL)
+    live.run(again, "train", *given, "checkpoint.every_seconds=0.01")
+    assert live.numbers(live.only_run(again)) == live.numbers(run)
+    assert live.weights(live.only_run(again)) == live.weights(run)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile makes C++ for the processor, and there is no g++")
+def test_a_compiled_run_draws_the_same_curves_and_keeps_plain_weights(
+    project: Path, plain: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(project, tmp_path / "project")
+    printed = live.run(copy, "train", *BASE, *SMALL, "device.compile=default")
+    assert "device   cpu, 1 thread, compiled\n" in printed
+    run = live.only_run(copy)
+    assert (losses(run) - losses(plain)).abs().max() < 0.02, "sums in another order, and no more"
+    assert (losses(run)[:5] - losses(plain)[:5]).abs().max() < 1e-4
+    network_of(run)  # under the names that an uncompiled network has
+    live.run(copy, "evaluate", *BASE, f"run={run.relative_to(copy)}")
+
+
+def test_several_processes_are_not_compiled(project: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(project, tmp_path / "project")
+    given = (*BASE, *SMALL, "device.compile=default")
+    printed = live.run(copy, "train", *given, processes=2, code=1)
+    assert "device.compile = default takes one process: leave it out under torchrun" in printed
+    assert "bestepoch/precision.py" not in printed, "a traceback"
