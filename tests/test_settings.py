@@ -561,6 +561,15 @@ def test_looking_and_mistakes_wait_for_no_heavy_import(project: Path, arguments:
         assert shown["train"] == {"epochs": None, "iterations": 30, "batch_size": 100}
 
 
+@pytest.mark.parametrize("more", [[], ["--resolve"], ["train.iterations=30", "+experiment=quick"]])
+def test_a_configuration_is_shown_as_hydra_shows_it(project: Path, more: list[str]) -> None:
+    ours = run(project, "bestepoch.train", "--cfg", "job", *more)
+    # with a package it is Hydra itself that prints
+    theirs = run(project, "bestepoch.train", "--cfg", "job", "--package", "_global_", *more)
+    assert ours.stdout == theirs.stdout and "label_smoothing" in ours.stdout
+    assert (ours.returncode, ours.stderr) == (theirs.returncode, theirs.stderr) == (0, "")
+
+
 def test_the_list_of_heavy_imports_would_be_noticed(project: Path) -> None:
     done = run(project, "bestepoch.checkpoint", options=("-X", "importtime"))
     assert any(line.rsplit("|", 1)[-1].strip() == "torch" for line in done.stderr.splitlines())

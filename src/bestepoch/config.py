@@ -193,13 +193,19 @@ def nearest(word: str, known: list[str], there: Sequence[str] = ()) -> str:
 
 
 def checked(overrides: list[str], multirun: bool) -> tuple[list[str], Settings]:
+    """`composed`, with the settings of the first job in place of its configuration."""
+    given, cfg = composed(overrides, multirun)
+    return given, settings(cfg)
+
+
+def composed(overrides: list[str], multirun: bool) -> tuple[list[str], DictConfig]:
     """The overrides of a command line, found good before any work starts.
 
     Every value of a sweep is checked, each with the first value of the other sweeps. ``train.iterations=...`` on the
     command line stands in for the epochs of ``params.yaml``, so ``train.epochs=null`` is added to it.
 
     Returns:
-        the overrides with that addition, and the settings of the first job.
+        the overrides with that addition, and the first job's configuration, unresolved.
 
     Raises:
         UsageError: an unknown setting or choice, or a value that is not allowed.
@@ -228,11 +234,11 @@ def checked(overrides: list[str], multirun: bool) -> tuple[list[str], Settings]:
             except (HydraException, ValueError) as error:
                 raise UsageError(f"{line} is no list of values to try: {error}") from None
     first = [texts[0] for texts in values.values()]
-    settings = _compose(first + extra, [str(o.input_line) for o in theirs if not o.is_sweep_override()])
+    cfg = _compose(first + extra, [str(o.input_line) for o in theirs if not o.is_sweep_override()])
     for i, texts in enumerate(values.values()):
         for text in texts[1:]:
             _compose([*first[:i], text, *first[i + 1 :], *extra], [])
-    return overrides + extra, settings
+    return overrides + extra, cfg
 
 
 def _sweep_texts(override: Any, key: str) -> list[str]:
@@ -243,7 +249,7 @@ def _sweep_texts(override: Any, key: str) -> list[str]:
     return [str(text) for text in override.sweep_iterator(transformer=Transformer.encode)]
 
 
-def _compose(overrides: list[str], of_hydra: list[str]) -> Settings:
+def _compose(overrides: list[str], of_hydra: list[str]) -> DictConfig:
     """Compose and check one job's configuration, with the project's messages in place of Hydra's."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -265,7 +271,9 @@ def _compose(overrides: list[str], of_hydra: list[str]) -> Settings:
     try:
         with initialize_config_dir(str(project.root() / "conf"), version_base="1.3"):
             try:
-                return settings(compose("config", [*overrides, *of_hydra]))
+                cfg = compose("config", [*overrides, *of_hydra])
+                settings(cfg)
+                return cfg
             except (HydraException, OmegaConfBaseException, UsageError):
                 # composing takes its time: what keys there are is looked up only where something is wrong
                 keys = _flat(OmegaConf.to_container(compose("config", group_lines)))
