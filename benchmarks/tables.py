@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import textwrap
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-README, SCALE = HERE.parent / "README.md", HERE.parent / "docs/scale.md"
+README, SCALE, RECIPE = (HERE.parent / name for name in ("README.md", "docs/scale.md", "docs/recipe.md"))
 VARIANTS = {
     "plain": "plain PyTorch loop, no tracking",
     "dataloader": "the same, a DataLoader with a process a core, transforms an image at a time",
@@ -171,6 +173,36 @@ def speed(results: dict[str, Any]) -> str:
     )
 
 
+def recipe(results: dict[str, Any], name: str = "default") -> str:
+    """Errors on the images held out, and seconds, of each setting that a search tried; the mean over its seeds."""
+    search = results["searches"][name]
+    jobs = search["jobs"]
+    tried = {key: dict.fromkeys(job["settings"][key] for job in jobs) for key in jobs[0]["settings"] if key != "seed"}
+    down, across = list(tried)[2:], list(tried)[:2]
+    corner = ", ".join(f"`{key}`" for key in down)
+    columns = [*itertools.product(*(tried[key] for key in across))]
+    lines = [[corner, *(", ".join(f"`{k}={v}`" for k, v in zip(across, c, strict=True)) for c in columns), "mean"]]
+
+    def cell(*wanted: tuple[str, str]) -> str:
+        found = [job for job in jobs if all(job["settings"][key] == value for key, value in wanted)]
+        errors, seconds = (mean(job[key] for job in found) for key in ("errors", "seconds"))
+        return f"{round(errors, 1):g}, {seconds:.{places}f} s"
+
+    places = 0 if median(job["seconds"] for job in jobs) > 10 else 1
+    pairs = [[*zip(across, column, strict=True)] for column in columns]
+    for row in itertools.product(*(tried[key] for key in down)):
+        here = [*zip(down, row, strict=True)]
+        lines.append([", ".join(f"`{value}`" for value in row), *(cell(*here, *there) for there in pairs), cell(*here)])
+    lines.append(["**mean**", *(cell(*there) for there in pairs), cell()])
+    seeds = len({job["settings"].get("seed") for job in jobs})
+    return _block(
+        lines,
+        f"Errors on {jobs[0]['held_out']:,} training images held out, after the last epoch, and seconds without "
+        f"start-up; two jobs at once, one thread each; {'one seed' if seeds == 1 else f'mean of {seeds} seeds'}. "
+        f"{results['data']}, {_machine(results)}. Made by `python benchmarks/recipe.py`: `{search['command']}`",
+    )
+
+
 def kills(results: dict[str, Any]) -> str:
     """What was killed, how often, and what that cost."""
     lines = [["killed", "in the shell", "under `dvc repro`", "points lost", "points doubled", "weights that differ"]]
@@ -325,6 +357,7 @@ def _block(lines: list[list[str]], note: str) -> str:
 PAGES: dict[Path, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
     README: {made.__name__: (made.__name__, made) for made in (default, tracking, flat, outages, sweeps, kills)},
     SCALE: {"scale": ("scale", scale), "sums": ("scale", sums)},
+    RECIPE: {f"recipe-{name}": ("recipe", partial(recipe, name=name)) for name in ("default", "quick")},
 }
 
 if __name__ == "__main__":

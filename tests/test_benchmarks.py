@@ -138,6 +138,33 @@ def test_speed_and_how_it_scales_are_measured_shown_and_drawn(tables: Any, tmp_p
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_search_is_run_and_shown(tables: Any, tmp_path: Path) -> None:
+    tiny = ["--data=mnist_sample", "--validation=0.2", "--searches", "quick", f"--folder={tmp_path / 'work'}"]
+    results, printed = benchmark("recipe", tmp_path, *tiny)
+    search = results["searches"]["quick"]
+    assert (
+        search["command"].endswith("augment=none,shift seed=0,1,2")
+        and " -m hydra/launcher=joblib " in search["command"]
+    )
+    assert len(search["jobs"]) == 2 * 2 * 2 * 2 * 3
+    assert {job["held_out"] for job in search["jobs"]} == {900}
+    assert printed.endswith(tables.recipe(results, "quick") + "\n")
+    # one cell by hand, from what the runs themselves have kept
+    wanted = {"model.channels": "[12,24,48]", "train.batch_size": "100", "optimizer.lr": "0.02", "augment": "shift"}
+    errors = []
+    for path in (tmp_path / "work").glob("runs/sweeps/*/*/run.json"):
+        config = json.loads(path.read_text())["config"]
+        if (config["model"]["channels"], config["train"]["batch_size"]) == ([12, 24, 48], 100) and (
+            config["optimizer"]["lr"],
+            config["augment"]["name"],
+        ) == (0.02, "shift"):
+            (*_, last) = live.table(path.parent / "epochs.csv")
+            errors.append(900 - round(900 * float(last["val/accuracy"])))
+    found = [job["errors"] for job in search["jobs"] if wanted.items() <= job["settings"].items()]
+    assert sorted(found) == sorted(errors) and len(errors) == 3
+    assert f"| {round(sum(errors) / 3, 1):g}, " in printed
+
+
 def forward_flops() -> int:
     """Of the default network on an image of 28 x 28, by hand: two for each weight of each place."""
     first, second, third, linear = 12 * 12 * 24 * 25, 10 * 10 * 48 * 24 * 9, 3 * 3 * 96 * 48 * 9, 3 * 3 * 96 * 10
@@ -149,7 +176,7 @@ def first_layers_input_flops() -> int:
     return 2 * 12 * 12 * 24 * 25
 
 
-@pytest.mark.parametrize(("page", "block"), [("README", "kills"), ("SCALE", "sums")])
+@pytest.mark.parametrize(("page", "block"), [("README", "kills"), ("SCALE", "sums"), ("RECIPE", "recipe-quick")])
 def test_the_pages_show_the_committed_results(tables: Any, page: str, block: str) -> None:
     path = getattr(tables, page)
     text = path.read_text()
