@@ -23,7 +23,7 @@ SMALL = ("model.channels=[4,8]", "optimizer.lr=0.005")
 
 
 def menu(**values: Any) -> Device:
-    return Device.model_validate({"name": "cpu", "threads": 1, "precision": "float32", "compile": None, **values})
+    return Device.model_validate({"name": "cpu", "threads": 1, "precision": None, "compile": None, **values})
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ def trained_as(settings: Device, network: nn.Module) -> nn.Module:
     Raises:
         UsageError: it is to be compiled, and of several processes.
     """
-    if settings.precision == "bfloat16":
+    if settings.precision is not None:
         network = Autocast(network)
     if settings.compile is not None:
         if isinstance(network, nn.parallel.DistributedDataParallel):

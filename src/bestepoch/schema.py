@@ -267,7 +267,7 @@ class Loss(Strict):
 class Device(Strict):
     name: Literal["auto", "cuda", "mps", "cpu"]
     threads: Count | None
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["bfloat16"] | None
     compile: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None
 
 
