@@ -274,8 +274,11 @@ def _compose(overrides: list[str], of_hydra: list[str]) -> DictConfig:
                 cfg = compose("config", [*overrides, *of_hydra])
                 settings(cfg)
                 return cfg
-            except (HydraException, OmegaConfBaseException, UsageError):
-                # composing takes its time: what keys there are is looked up only where something is wrong
+            except (HydraException, OmegaConfBaseException, UsageError) as error:
+                # composing takes its time: what keys there are is looked up only where one may be unknown, which
+                # Hydra says, but for those that a + adds
+                if isinstance(error, UsageError) and not any(line.startswith("+") for line in overrides):
+                    raise
                 keys = _flat(OmegaConf.to_container(compose("config", group_lines)))
                 for line in overrides:
                     key = line.split("=", 1)[0].lstrip("+~")
