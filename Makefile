@@ -31,7 +31,7 @@ test: install  ## all tests
 bench: install  ## how good, how fast, and what tracking costs, beside plain PyTorch and Lightning (an hour)
 	python -m pip install --quiet --disable-pip-version-check -c requirements.txt --editable '.[bench]'
 	python benchmarks/default.py
-	python benchmarks/speed.py --picture docs/speed.png
+	python benchmarks/speed.py
 	python benchmarks/tracking.py
 	python benchmarks/flat.py
 	python benchmarks/outages.py

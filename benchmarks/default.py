@@ -138,7 +138,7 @@ def published(folder: Path, options: argparse.Namespace) -> float:
         functional.nll_loss(network(inputs), targets).backward()
         optimizer.step()
     network.eval()
-    right, loss = 0, 0.0
+    right, loss = 0, 0.0  # which it prints
     with torch.no_grad():
         for inputs, targets in DataLoader(Images(*data.load(split, "test")), 1000):
             outputs = network(inputs)

@@ -183,12 +183,13 @@ def recipe(results: dict[str, Any], name: str = "default") -> str:
     columns = [*itertools.product(*(tried[key] for key in across))]
     lines = [[corner, *(", ".join(f"`{k}={v}`" for k, v in zip(across, c, strict=True)) for c in columns), "mean"]]
 
+    places = 0 if median(job["seconds"] for job in jobs) > 10 else 1
+
     def cell(*wanted: tuple[str, str]) -> str:
         found = [job for job in jobs if all(job["settings"][key] == value for key, value in wanted)]
         errors, seconds = (mean(job[key] for job in found) for key in ("errors", "seconds"))
         return f"{round(errors, 1):g}, {seconds:.{places}f} s"
 
-    places = 0 if median(job["seconds"] for job in jobs) > 10 else 1
     pairs = [[*zip(across, column, strict=True)] for column in columns]
     for row in itertools.product(*(tried[key] for key in down)):
         here = [*zip(down, row, strict=True)]

@@ -18,11 +18,13 @@ def choose_device(settings: Device, world: World | None = None) -> torch.device:
     """The device that ``device.name`` means here, ready for repeatable results; for each process a GPU of its own.
 
     Raises:
-        UsageError: it is not there.
+        UsageError: it is not there, or cannot do what is asked of it.
     """
     import torch
 
     world = world or World()
+    if settings.compile is not None and world.size > 1:
+        raise UsageError(f"device.compile = {settings.compile} takes one process: leave it out under torchrun")
     _own_threads()
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if world.size > 1:

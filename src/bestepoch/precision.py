@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bestepoch.project import UsageError
 from bestepoch.schema import Device
 
 
@@ -24,15 +23,9 @@ class Autocast(nn.Module):
 
 
 def trained_as(settings: Device, network: nn.Module) -> nn.Module:
-    """The network for training's forward passes, with the same weights; evaluation takes the one that was given.
-
-    Raises:
-        UsageError: it is to be compiled, and of several processes.
-    """
+    """The network for training's forward passes, with the same weights; evaluation takes the one that was given."""
     if settings.precision is not None:
         network = Autocast(network)
     if settings.compile is not None:
-        if isinstance(network, nn.parallel.DistributedDataParallel):
-            raise UsageError(f"device.compile = {settings.compile} takes one process: leave it out under torchrun")
         network = torch.compile(network, mode=settings.compile)  # type: ignore[assignment]
     return network
