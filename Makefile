@@ -28,10 +28,11 @@ test: install  ## all tests
 	# one thread a process: two tests run at once, and threads that wait for each other spin
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadgroup
 
-bench: install  ## how good, how fast, and what tracking costs, beside plain PyTorch and Lightning (an hour)
+bench: install  ## how good, how fast, and what tracking costs, beside plain PyTorch and Lightning (two hours)
 	python -m pip install --quiet --disable-pip-version-check -c requirements.txt --editable '.[bench]'
 	python benchmarks/default.py
-	python benchmarks/speed.py
+	python benchmarks/default.py --experiment accurate --seeds 0 1 2 --no-theirs --out benchmarks/results/accurate.json
+	python benchmarks/speed.py --picture docs/speed.png
 	python benchmarks/tracking.py
 	python benchmarks/flat.py
 	python benchmarks/outages.py

@@ -46,12 +46,13 @@ def tracking(results: dict[str, Any]) -> str:
     if {"bestepoch", "bestepoch-off"} <= set(times[0]):
         lines.append(["**bestepoch, on ÷ off**", *(_ratio(ms["bestepoch"], ms["bestepoch-off"]) for ms in times)])
     counts = " or ".join(f"{found['iterations']:,} ({name})" for name, found in models.items())
+    options = " ".join(f"--epochs-{name} {found['epochs']}" for name, found in results["models"].items())
     return _block(
         lines,
         f"Time an iteration, and × the plain loop: median of {len(times[0]['plain'])} paired rounds (smallest to "
         "largest). When the clock stops, MLflow (SQLite) and TensorBoard have the loss and the rate of each of "
         f"{counts} iterations. {results['data']}, {results['threads']} threads, {_machine(results)}. Made by "
-        "`make bench`.",
+        f"`python benchmarks/tracking.py {options}`.",
     )
 
 
@@ -122,7 +123,8 @@ def default(results: dict[str, Any]) -> str:
         _seconds([run["start"] for run in runs]),
     ]
     labels = ["test accuracy", "the training stage, as a command", "99 % test accuracy after", "first iteration after"]
-    lines = [["", "ours"], *map(list, zip(labels, ours, strict=True))]
+    name = results["experiment"]
+    lines = [["", f"`+experiment={name}`" if name else "ours"], *map(list, zip(labels, ours, strict=True))]
     if theirs:
         lines[0] += ["the example", "ours ÷ its"]
         lines[1] += ["99.19 %, as published", ""]
@@ -133,10 +135,12 @@ def default(results: dict[str, Any]) -> str:
                 line[-1] = f"1/{median(ratios):.0f} (1/{max(ratios):.0f} to 1/{min(ratios):.0f})"
         lines[4] += ["", ""]
     seeds = " ".join(str(run["seed"]) for run in runs)
+    options = f"--seeds {seeds}" + f" --experiment {name} --out benchmarks/results/{name}.json" * bool(name)
+    options += " --no-theirs" * (not theirs)
     return _block(
         lines,
         f"Mean of the seeds {seeds} (each), and median times (smallest to largest). {results['data']}, "
-        f"{_machine(results)}. Made by `python benchmarks/default.py --seeds {seeds}`.",
+        f"{_machine(results)}. Made by `python benchmarks/default.py {options}`.",
     )
 
 
@@ -356,7 +360,8 @@ def _block(lines: list[list[str]], note: str) -> str:
 
 # the tables of each page: the file of results that each is made from, and what makes it
 PAGES: dict[Path, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
-    README: {made.__name__: (made.__name__, made) for made in (default, tracking, flat, outages, sweeps, kills)},
+    README: {made.__name__: (made.__name__, made) for made in (default, speed, tracking, flat, outages, sweeps, kills)}
+    | {"accurate": ("accurate", default)},
     SCALE: {"scale": ("scale", scale), "sums": ("scale", sums)},
     RECIPE: {f"recipe-{name}": ("recipe", partial(recipe, name=name)) for name in ("default", "quick")},
 }

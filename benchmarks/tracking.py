@@ -27,7 +27,10 @@ def main() -> None:
     machine = common.machine()
     missing = [name for name in ("lightning",) if name in options.variants and name not in machine]
     variants = [name for name in tables.VARIANTS if name == "plain" or name in {*options.variants} - {*missing}]
-    models: dict[str, Any] = {name: {"batch": BATCH, "ms": {v: [] for v in variants}} for name in options.models}
+    models: dict[str, Any] = {
+        name: {"batch": BATCH, "epochs": epochs(options, name), "ms": {v: [] for v in variants}}
+        for name in options.models
+    }
     with common.project(options.folder, options.data) as folder:
         for number in range(options.rounds):
             first = number % len(variants)
@@ -67,11 +70,16 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def epochs(options: argparse.Namespace, model: str) -> int:
+    """How many were asked for."""
+    return int(options.epochs_mlp if model == "mlp" else options.epochs_cnn)
+
+
 def overrides(options: argparse.Namespace, model: str, variant: str) -> list[str]:
     """What is trained; the rest is as params.yaml and conf/ have it."""
-    epochs = options.epochs_mlp if model == "mlp" else options.epochs_cnn
-    given = [f"data={options.data}", f"model={model}", f"train.epochs={epochs}", f"train.batch_size={BATCH}"]
-    return [*given, "device.name=cpu", *(OFF if variant == "bestepoch-off" else ())]
+    given = [f"data={options.data}", f"model={model}", f"train.epochs={epochs(options, model)}"]
+    off = OFF if variant == "bestepoch-off" else ()
+    return [*given, f"train.batch_size={BATCH}", "device.name=cpu", *off]
 
 
 def measure(folder: Path, variant: str, given: list[str]) -> dict[str, Any]:

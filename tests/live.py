@@ -83,7 +83,14 @@ def command(stage: str, *arguments: str, processes: int = 1) -> list[str]:
 
 
 def run(
-    folder: Path, stage: str, *arguments: str, at: Path | None = None, code: int = 0, processes: int = 1, **more: str
+    folder: Path,
+    stage: str,
+    *arguments: str,
+    at: Path | None = None,
+    code: int = 0,
+    processes: int = 1,
+    seconds: float = 180,
+    **more: str,
 ) -> str:
     """Run a stage to its end, which must be ``code``; what it printed, errors and output together."""
     done = subprocess.run(
@@ -93,7 +100,7 @@ def run(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=180,
+        timeout=seconds,
     )
     assert done.returncode == code, done.stdout
     return done.stdout

@@ -561,7 +561,9 @@ def test_looking_and_mistakes_wait_for_no_heavy_import(project: Path, arguments:
         assert shown["train"] == {"epochs": None, "iterations": 30, "batch_size": 100}
 
 
-@pytest.mark.parametrize("more", [[], ["--resolve"], ["train.iterations=30", "+experiment=quick"]])
+@pytest.mark.parametrize(
+    "more", [[], ["--resolve"], ["train.iterations=30", "+experiment=quick"], ["+experiment=accurate"]]
+)
 def test_a_configuration_is_shown_as_hydra_shows_it(project: Path, more: list[str]) -> None:
     ours = run(project, "bestepoch.train", "--cfg", "job", *more)
     # with a package it is Hydra itself that prints
