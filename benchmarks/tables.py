@@ -173,7 +173,7 @@ def speed(results: dict[str, Any]) -> str:
     return _block(
         lines,
         f"{results['data']}, {results['threads']} threads, median of {len(results['share'])} rounds (smallest to "
-        f"largest), {_machine(results)}. Made by `make bench`.",
+        f"largest), {_machine(results)}. Made by `python benchmarks/speed.py --picture docs/speed.png`.",
     )
 
 

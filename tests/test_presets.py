@@ -31,7 +31,7 @@ def test_a_preset_keeps_its_promise(name: str, tmp_path: Path) -> None:
         "train",
         *command.split(),
         "device.name=cpu",
-        seconds=SLOWER * float(seconds) + 60,
+        seconds=SLOWER * float(seconds) + 180,
         BESTEPOCH_MIRROR=os.environ["BESTEPOCH_MIRROR"],
     )
     run = live.only_run(folder)
