@@ -20,7 +20,8 @@ from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 # small and repeatable: 4,050 training, 450 validation and 500 test images, no network
-SAMPLE = ("data=mnist_sample", "device.name=cpu", "device.threads=1")
+# and in the precision that every processor has
+SAMPLE = ("data=mnist_sample", "device.name=cpu", "device.threads=1", "device.precision=float32")
 PER_ITERATION = {"train/loss", "lr"}
 PER_EPOCH = {"val/loss", "val/accuracy", "train/epoch_loss"}
 CLOCK = {"time", "seconds"}  # the columns that no two runs have in common

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 from pathlib import Path
@@ -13,7 +14,7 @@ from mlflow import MlflowClient
 
 import live
 from bestepoch import checkpoint, config, data, loop, model, prepare
-from bestepoch.precision import trained_as
+from bestepoch.precision import settled, trained_as
 from bestepoch.schema import Device
 
 pytestmark = pytest.mark.xdist_group("precision")
@@ -23,7 +24,7 @@ SMALL = ("model.channels=[4,8]", "optimizer.lr=0.005")
 
 
 def menu(**values: Any) -> Device:
-    return Device.model_validate({"name": "cpu", "threads": 1, "precision": None, "compile": None, **values})
+    return Device.model_validate({"name": "cpu", "threads": 1, "precision": "float32", "compile": None, **values})
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,43 @@ def network_of(run: Path) -> model.Network:
 def test_as_it_is_nothing_stands_between_training_and_the_network() -> None:
     network = torch.nn.Linear(2, 2)
     assert trained_as(menu(), network) is network
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "meant"),
+    [({"amx_bf16": True, "amx_tile": True}, "bfloat16"), ({"amx_bf16": False}, "float32"), ({"sve": True}, "float32")],
+)
+def test_auto_is_bfloat16_where_the_processor_multiplies_matrices_of_it(
+    capabilities: dict[str, bool], meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    auto = config.checked(["device.precision=auto"], False)[1]
+    assert settled(auto, cpu).device.precision == meant
+    assert settled(auto, cpu).model_copy(update={"device": auto.device}) == auto, "nothing else is changed"
+    assert settled(auto, gpu).device.precision == "float32"
+    for asked in ("float32", "bfloat16"):
+        settings = config.checked([f"device.precision={asked}"], False)[1]
+        assert [settled(settings, device) for device in (cpu, gpu)] == [settings, settings]
+
+
+def test_a_torch_that_does_not_tell_what_the_processor_can_do_trains_in_single_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    auto = config.checked(["device.precision=auto"], False)[1]
+    assert settled(auto, torch.device("cpu")).device.precision == "float32"
+
+
+def test_a_run_is_known_by_what_auto_means_on_its_machine(project: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(project, tmp_path / "project")
+    cpuinfo = Path("/proc/cpuinfo")
+    made_for_it = cpuinfo.exists() and "amx_bf16" in cpuinfo.read_text()
+    given = (*live.SAMPLE, *OFF, *SMALL, "tracking.mlflow=false", "train.epochs=1")
+    printed = live.run(copy, "train", *given, "device.precision=auto")
+    assert ("device   cpu, 1 thread, bfloat16\n" in printed) == made_for_it
+    info = json.loads((live.only_run(copy) / "run.json").read_text())
+    assert info["config"]["device"]["precision"] == ("bfloat16" if made_for_it else "float32")
 
 
 def test_products_are_in_bfloat16_and_weights_gradients_and_logits_in_single_precision() -> None:

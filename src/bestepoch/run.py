@@ -27,7 +27,7 @@ log = logging.getLogger("bestepoch")
 
 # The modules whose code decides the numbers that a training gives.
 TRAINING_CODE = (
-    *("batchnorm", "data", "distributed", "loop", "model", "schedule"),
+    *("batchnorm", "data", "distributed", "loop", "model", "precision", "schedule"),
     *("schema", "selection", "state", "train", "trainer"),
 )
 

@@ -267,7 +267,7 @@ class Loss(Strict):
 class Device(Strict):
     name: Literal["auto", "cuda", "mps", "cpu"]
     threads: Count | None
-    precision: Literal["bfloat16"] | None
+    precision: Literal["auto", "float32", "bfloat16"]
     compile: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None
 
 

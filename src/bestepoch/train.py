@@ -64,10 +64,12 @@ def follow(settings: Settings, world: World) -> float:
     split = world.told()
     if split is not None:
         from bestepoch.loop import NonFiniteLoss
+        from bestepoch.precision import settled
         from bestepoch.trainer import Trainer
 
         plan = schedule.plan(split.values["sizes"]["train"], settings.train)
         device = choose_device(settings.device, world)
+        settings = settled(settings, device)
         with stop_signals() as stop:
             try:
                 Trainer(settings, plan, split, device, None, None, stop, Clock(), world).train()
@@ -118,11 +120,13 @@ def train(
         SystemExit: stopped by a signal; the state is saved, and the same command goes on from there.
     """
     from bestepoch.loop import NonFiniteLoss
+    from bestepoch.precision import settled
     from bestepoch.trainer import Trainer
 
     world, clock = world or World(), clock or Clock()
     plan = schedule.plan(split.values["sizes"]["train"], settings.train)
     device = choose_device(settings.device, world)
+    settings = settled(settings, device)
     run = Run.open(settings, split, device.type, overrides(), folder, world)
     heading(run, split, plan)
     if not run.resumed:
