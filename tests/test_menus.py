@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import math
 import os
@@ -196,7 +197,7 @@ def test_every_class_of_the_schema_has_a_file_and_every_file_a_class(menu: str) 
 
 
 @pytest.mark.parametrize("classes", [1, 2, 10, 256])
-@pytest.mark.parametrize("shape", [(17, 20), (20, 17), (28, 28), (33, 47), (64, 64)])
+@pytest.mark.parametrize("shape", [(19, 22), (22, 19), (28, 28), (33, 47), (64, 64)])
 @pytest.mark.parametrize("name", entries("model"))
 def test_every_network_takes_other_images_and_any_number_of_classes(
     name: str, shape: tuple[int, int], classes: int
@@ -225,12 +226,13 @@ def test_tiny_images_are_no_trouble_for_mlp_and_cnn(shape: tuple[int, int]) -> N
         Cnn(
             name="cnn",
             channels=[4] * 6,
-            first_kernel=3,
-            first_stride=1,
-            kernel=3,
+            kernels=[3],
+            strides=[1],
+            pools=[2],
             padding=1,
             activation="relu",
             dropout=0.0,
+            tta_shift=0,
         ),
     ):
         logits = model.build(menu, shape, 3, 0.0, 1.0)(torch.ones(2, *shape, dtype=torch.uint8))
@@ -253,7 +255,7 @@ def test_cnn_says_that_nothing_is_left_of_the_images() -> None:
     with pytest.raises(UsageError) as caught:
         model.build(config.menu_entry("model", "cnn"), (9, 28), 10, 0.0, 1.0)  # type: ignore[arg-type]
     assert str(caught.value) == (
-        "model = cnn leaves nothing of images of 9 x 28 pixels after 3 of its blocks: "
+        "model = cnn leaves nothing of images of 9 x 28 pixels after 2 of its blocks: "
         "give it fewer model.channels, smaller kernels, or model.padding=2"
     )
 
@@ -262,6 +264,7 @@ def test_the_normalisation_is_part_of_the_network() -> None:
     torch.manual_seed(0)
     for name in entries("model"):
         network = model.build(config.menu_entry("model", name), (28, 28), 10, 33.5, 78.25).eval()
+        network.tta_shift = 0
         images = torch.randint(0, 256, (4, 28, 28), dtype=torch.uint8)
         by_hand = network.body(((images.double() - 33.5) / 78.25).float().unsqueeze(1))
         assert torch.allclose(network(images), by_hand, rtol=1e-4, atol=1e-5)
@@ -269,11 +272,53 @@ def test_the_normalisation_is_part_of_the_network() -> None:
         assert {"mean", "std"} <= set(network.state_dict())
 
 
+def test_evaluation_gives_the_mean_over_an_image_and_its_moved_copies() -> None:
+    torch.manual_seed(0)
+    settings = config.checked(["model=cnn", "model.tta_shift=2"], False)[1]
+    network = model.build(settings.model, (28, 28), 10, 33.5, 78.25)
+    images = torch.randint(0, 256, (4, 28, 28), dtype=torch.uint8)
+    down_right, up_left = torch.zeros_like(images), torch.zeros_like(images)
+    down_right[:, 2:, 2:] = images[:, :-2, :-2]
+    up_left[:, :-2, :-2] = images[:, 2:, 2:]
+    alone = copy.deepcopy(network).eval()
+    alone.tta_shift = 0
+    by_hand = sum(alone(view) for view in (images, down_right, up_left)) / 3
+    assert torch.allclose(network.eval()(images), by_hand, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(alone(images), by_hand, rtol=1e-2, atol=1e-2)
+    # training sees each image once
+    alone.train()
+    assert torch.equal(network.train()(images), alone(images))
+
+
+def test_an_image_is_not_moved_out_of_sight() -> None:
+    settings = config.checked(["model=cnn", "model.padding=2", "model.tta_shift=9"], False)[1]
+    with pytest.raises(UsageError) as caught:
+        model.build(settings.model, (9, 28), 10, 0.0, 1.0)
+    assert str(caught.value) == (
+        "model.tta_shift = 9 moves images of 9 x 28 pixels out of sight: at most 8, or 0 for none"
+    )
+
+
+# with zeros around: of 28 pixels 13 are left, 6 (3 of them where pooled), 3 and 3
+@pytest.mark.parametrize(("channels", "side"), [([3], 13), ([3, 5], 3), ([3, 5, 7], 3), ([3, 5, 7, 9], 3)])
+def test_the_last_kernel_and_stride_are_those_of_all_further_blocks(channels: list[int], side: int) -> None:
+    given = ["model=cnn", f"model.channels=[{','.join(map(str, channels))}]", "model.padding=1", "model.pools=[1,2,1]"]
+    menu = config.checked(given, False)[1].model
+    assert isinstance(menu, Cnn) and (menu.kernels, menu.strides) == ([5, 4, 3], [2, 2, 1])
+    layers = list(model.build(menu, (28, 28), 10, 33.0, 78.0).modules())
+    convolutions = [m for m in layers if isinstance(m, torch.nn.Conv2d)]
+    assert [m.kernel_size[0] for m in convolutions] == [5, 4, 3, 3][: len(channels)]
+    assert [m.stride[0] for m in convolutions] == [2, 2, 1, 1][: len(channels)]
+    assert [m.kernel_size for m in layers if isinstance(m, torch.nn.MaxPool2d)] == [2][: len(channels) - 1]
+    (linear,) = (m for m in layers if isinstance(m, torch.nn.Linear))
+    assert linear.in_features == channels[-1] * side**2
+
+
 @pytest.mark.parametrize(
     ("overrides", "linear", "convolutions"),
     [
         (["model=mlp", "model.hidden=[7,5,3]"], [(784, 7), (7, 5), (5, 3), (3, 10)], []),
-        (["model=cnn", "model.channels=[3,5]"], [(5 * 10 * 10, 10)], [(1, 3), (3, 5)]),
+        (["model=cnn", "model.channels=[3,5]"], [(5 * 5 * 5, 10)], [(1, 3), (3, 5)]),
         (["model=cnn", "model.channels=[4]"], [(4 * 12 * 12, 10)], [(1, 4)]),
         (["model=lenet"], [(400, 120), (120, 84), (84, 10)], [(1, 6), (6, 16)]),
     ],

@@ -137,7 +137,7 @@ def test_parameters_and_the_config_artifact_are_the_resolved_configuration(train
     wanted = {
         "data": "mnist_sample",
         "model": "cnn",
-        "model.channels": "[24, 48, 96]",
+        "model.channels": "[32, 64, 128]",
         "optimizer": "adamw",
         "optimizer.lr": "0.01",
         "scheduler": "onecycle",
@@ -187,7 +187,7 @@ def test_tags_say_on_what_with_what_and_where_it_was_trained(trained: Trained) -
 
 def test_the_run_has_its_folders_name_and_has_ended(trained: Trained) -> None:
     info = trained.run.info
-    assert info.run_name == trained.folder.name == "mnist_sample-cnn-adamw-s0-namecpu-threads1-epochs2"
+    assert info.run_name == trained.folder.name == "mnist_sample-cnn-adamw-s0-namecpu-threads1-precisionfloat32-epochs2"
     assert info.status == "FINISHED"
     rows = live.table(trained.folder / "iterations.csv")
     assert info.start_time <= float(rows[0]["time"]) * 1000
@@ -341,13 +341,14 @@ def test_the_logged_model_predicts_what_the_network_predicts(trained: Trained, e
     summary = json.loads((split / "summary.json").read_text())
     menu = schema.Cnn(
         name="cnn",
-        channels=[24, 48, 96],
-        first_kernel=5,
-        first_stride=2,
-        kernel=3,
+        channels=[32, 64, 128],
+        kernels=[5, 4, 3],
+        strides=[2, 2, 1],
+        pools=[1],
         padding=0,
         activation="relu",
         dropout=0.0,
+        tta_shift=1,
     )
     network = model.build(menu, (28, 28), 10, summary["pixel_mean"], summary["pixel_std"])
     checkpoint = torch.load(trained.folder / f"checkpoints/epoch-{best:04d}.pt", weights_only=True)

@@ -5,16 +5,19 @@ To add one: a class in `bestepoch.schema`, a function here that is named like it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from bestepoch.project import UsageError
 from bestepoch.schema import Cnn, Lenet, Mlp
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU,
+    "relu": partial(nn.ReLU, inplace=True),  # no layer's gradient asks for what comes in
     "gelu": nn.GELU,
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
@@ -30,16 +33,44 @@ class Network(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, body: nn.Module, mean: float, std: float) -> None:
+    def __init__(self, body: nn.Module, mean: float, std: float, tta_shift: int = 0) -> None:
+        """Around ``body``, from normalised pixels to logits.
+
+        Args:
+            tta_shift: pixels; above 0 evaluation gives the mean over three views of an image (test-time augmentation).
+        """
         super().__init__()
         self.body = body
+        self.tta_shift = tta_shift
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """See the class."""
+        if self.training or not self.tta_shift:
+            return self._logits(pixels)
+        views = (pixels, *(_moved(pixels, by) for by in (self.tta_shift, -self.tta_shift)))
+        return torch.stack([self._logits(view) for view in views]).mean(0)
+
+    def _logits(self, pixels: Tensor) -> Tensor:
         logits: Tensor = self.body(((pixels.float() - self.mean) / self.std).unsqueeze(1))
         return logits
+
+
+def _moved(pixels: Tensor, by: int) -> Tensor:
+    """Images moved ``by`` pixels to the right and down, or to the left and up; zeros come in at the edge."""
+    return pad(pixels, (by, -by, by, -by))
+
+
+class Flatten(nn.Module):
+    """(n, c, height, width) to (n, height * width * c): the order that channels_last has in memory, so none is copied.
+
+    `nn.Flatten` goes channel by channel, and the gradient that comes back that way slows the layer before.
+    """
+
+    def forward(self, values: Tensor) -> Tensor:
+        """See the class."""
+        return values.permute(0, 2, 3, 1).flatten(1)
 
 
 def build(menu: Mlp | Lenet | Cnn, shape: tuple[int, int], classes: int, mean: float, std: float) -> Network:
@@ -54,12 +85,11 @@ def build(menu: Mlp | Lenet | Cnn, shape: tuple[int, int], classes: int, mean: f
     """
     match menu:
         case Mlp():
-            body = mlp(menu, shape, classes)
+            return Network(mlp(menu, shape, classes), mean, std)
         case Lenet():
-            body = lenet(menu, shape, classes)
+            return Network(lenet(menu, shape, classes), mean, std)
         case Cnn():
-            body = cnn(menu, shape, classes)
-    return Network(body, mean, std)
+            return Network(cnn(menu, shape, classes), mean, std, menu.tta_shift)
 
 
 def mlp(menu: Mlp, shape: tuple[int, int], classes: int) -> nn.Sequential:
@@ -91,29 +121,32 @@ def lenet(menu: Lenet, shape: tuple[int, int], classes: int) -> nn.Sequential:
 def cnn(menu: Cnn, shape: tuple[int, int], classes: int) -> nn.Sequential:
     """Blocks of a convolution, max pooling, batch normalisation and activation.
 
-    There is no pooling in the last block, nor in the first one if its convolution has a stride.
-
     Raises:
-        UsageError: nothing would be left of the images.
+        UsageError: nothing would be left of the images, or seen of a moved one.
     """
+    if menu.tta_shift >= min(shape):
+        raise UsageError(
+            f"model.tta_shift = {menu.tta_shift} moves images of {shape[0]} x {shape[1]} pixels out of sight: "
+            f"at most {min(shape) - 1}, or 0 for none"
+        )
     layers: list[nn.Module] = []
     width, sides = 1, list(shape)
     for i, channels in enumerate(menu.channels):
-        kernel, stride = (menu.kernel, 1) if i else (menu.first_kernel, menu.first_stride)
+        kernel, stride, window = (given[min(i, len(given) - 1)] for given in (menu.kernels, menu.strides, menu.pools))
         sides = [(side + 2 * menu.padding - kernel) // stride + 1 for side in sides]
         if min(sides) < 1:
             raise UsageError(
                 f"model = cnn leaves nothing of images of {shape[0]} x {shape[1]} pixels after {i + 1} of its blocks: "
-                f"give it fewer model.channels, smaller kernels, or model.padding={menu.first_kernel // 2}"
+                f"give it fewer model.channels, smaller kernels, or model.padding={menu.kernels[0] // 2}"
             )
         # no bias: the normalisation that follows would take it away again
         layers.append(nn.Conv2d(width, channels, kernel, stride, menu.padding, bias=False))
-        if i + 1 < len(menu.channels) and stride == 1:
+        if window > 1:
             # before the rest of the block, which then has a quarter of the values to look at
-            layers.append(nn.MaxPool2d(2, ceil_mode=True))
-            sides = [(side + 1) // 2 for side in sides]
+            layers.append(nn.MaxPool2d(window, ceil_mode=True))
+            sides = [math.ceil(side / window) for side in sides]
         layers += [nn.BatchNorm2d(channels), ACTIVATIONS[menu.activation]()]
         width = channels
     size = width * sides[0] * sides[1]
-    body = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(menu.dropout), nn.Linear(size, classes))
+    body = nn.Sequential(*layers, Flatten(), nn.Dropout(menu.dropout), nn.Linear(size, classes))
     return body.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

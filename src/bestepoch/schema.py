@@ -75,12 +75,13 @@ class Lenet(Strict):
 class Cnn(Strict):
     name: Literal["cnn"]
     channels: Annotated[list[Count], Field(min_length=1)]
-    first_kernel: Count
-    first_stride: Count
-    kernel: Count
+    kernels: Annotated[list[Count], Field(min_length=1)]
+    strides: Annotated[list[Count], Field(min_length=1)]
+    pools: Annotated[list[Count], Field(min_length=1)]
     padding: Whole
     activation: Activation
     dropout: Share
+    tta_shift: Whole
 
 
 class Rated(Strict):
