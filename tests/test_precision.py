@@ -69,6 +69,9 @@ def test_auto_is_bfloat16_where_the_processor_multiplies_matrices_of_it(
     assert settled(auto, cpu).device.precision == meant
     assert settled(auto, cpu).model_copy(update={"device": auto.device}) == auto, "nothing else is changed"
     assert settled(auto, gpu).device.precision == "float32"
+    for small in ("mlp", "lenet"):
+        settings = config.checked(["device.precision=auto", f"model={small}"], False)[1]
+        assert settled(settings, cpu).device.precision == "float32"
     for asked in ("float32", "bfloat16"):
         settings = config.checked([f"device.precision={asked}"], False)[1]
         assert [settled(settings, device) for device in (cpu, gpu)] == [settings, settings]
