@@ -31,6 +31,7 @@ test: install  ## all tests
 bench: install  ## how good, how fast, and what tracking costs, beside plain PyTorch and Lightning (two hours)
 	python -m pip install --quiet --disable-pip-version-check -c requirements.txt --editable '.[bench]'
 	python benchmarks/default.py
+	python benchmarks/default.py --experiment quick --no-theirs --out benchmarks/results/quick.json
 	python benchmarks/default.py --experiment accurate --seeds 0 1 2 --no-theirs --out benchmarks/results/accurate.json
 	python benchmarks/speed.py --picture docs/speed.png
 	python benchmarks/tracking.py

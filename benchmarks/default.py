@@ -66,11 +66,13 @@ def ours(folder: Path, seed: int, options: argparse.Namespace) -> dict[str, Any]
     metrics = json.loads((run / "evaluate/metrics.json").read_text())
     with (run / "epochs.csv").open() as file:
         ends = [float(row["time"]) - began for row in csv.DictReader(file)]
+    info = json.loads((run / "run.json").read_text())
     return {
         "seed": seed,
+        "precision": info["config"]["device"]["precision"],
         "seconds": seconds,
         "start": float(re.findall(r"^start +(\S+) s", said, re.MULTILINE)[0]),
-        "spent": json.loads((run / "run.json").read_text())["spent"],
+        "spent": info["spent"],
         "ends": ends,
         "epochs_test_accuracy": tested(folder, run, len(ends), options.data),
         **{key: metrics[key] for key in ("best_epoch", "val_accuracy", "test_accuracy")},

@@ -1,7 +1,8 @@
 """The search for the default experiment and for `quick`: sweeps over what they are made of, by validation alone.
 
 Every fifth training image is held out and none of the test images is looked at. Two jobs at once, one thread each.
-Takes half an hour on two slow cores; ``--sweep`` reads one that has been run.
+Takes an hour on two slow cores; a search that is not asked for keeps its results, and ``--sweep`` reads one that has
+been run.
 """
 
 from __future__ import annotations
@@ -19,13 +20,20 @@ import common
 import tables
 
 GOAL = ("selection.metric=val/accuracy", "selection.mode=max")  # losses do not compare where targets are smoothed
+# the network of the first searches, whose second block pools
+POOLED = ["model.kernels=[5,3]", "model.strides=[2,1]", "model.pools=[1,2,1]"]
+FOLDS = ["split.folds=5", "split.fold=0,1,2,3,4"]
 SEARCHES = {
-    "default": [
+    "choices": [
+        *POOLED,
+        "model.tta_shift=0",
         "model.channels=[16,32,64],[24,48,96]",
         "train.batch_size=100,200",
         "augment=none,shift,affine",
         "loss.label_smoothing=0,0.1",
     ],
+    "pooled": [*FOLDS, *POOLED, "model.channels=[24,48,96],[32,64,128]", "model.tta_shift=0"],
+    "default": [*FOLDS, "model.tta_shift=0,1"],
     "quick": [
         "+experiment=quick",
         "model.channels=[8,16,32],[12,24,48]",
@@ -40,7 +48,10 @@ SEARCHES = {
 def main() -> None:
     """Search, print the tables, write the results."""
     options = arguments()
-    results: dict[str, Any] = {"machine": common.machine(), "data": options.data, "searches": {}}
+    kept = json.loads(options.out.read_text()) if options.out.exists() else {"data": options.data, "searches": {}}
+    if kept["data"] != options.data:
+        sys.exit(f"{options.out} has searches on {kept['data']}: give --out another name")
+    results: dict[str, Any] = kept
     with common.project(options.folder, options.data) as folder:
         for name in options.searches:
             sweep = options.sweep.get(name)
@@ -50,9 +61,11 @@ def main() -> None:
                 subprocess.run(command, cwd=folder, env=common.environment(folder), check=True)
                 (sweep,) = (path.parent for path in folder.glob("runs/sweeps/*/sweep.json"))
             shown = shlex.join(["python", "-m", "bestepoch.train", *line(name, options.data, options.validation)])
-            results["searches"][name] = {"command": shown, "jobs": jobs(sweep, SEARCHES[name])}
-    common.write(options.out, results)
-    print(*(tables.recipe(results, name) for name in results["searches"]), sep="\n")
+            found, precision = jobs(sweep, SEARCHES[name])
+            machine = common.machine()
+            results["searches"][name] = {"command": shown, "machine": machine, "precision": precision, "jobs": found}
+            common.write(options.out, results)
+    print(*(tables.recipe(results, name) for name in options.searches), sep="\n")
 
 
 def arguments() -> argparse.Namespace:
@@ -72,13 +85,17 @@ def arguments() -> argparse.Namespace:
 def line(name: str, data: str, validation: str) -> list[str]:
     """What follows `python -m bestepoch.train`."""
     given = [] if data == "mnist" else [f"data={data}"]
-    return ["-m", "hydra/launcher=joblib", *given, f"split.validation={validation}", *GOAL, *SEARCHES[name]]
+    if FOLDS[0] not in SEARCHES[name]:
+        given.append(f"split.validation={validation}")
+    return ["-m", "hydra/launcher=joblib", *given, *GOAL, *SEARCHES[name]]
 
 
-def jobs(sweep: Path, asked: list[str]) -> list[dict[str, Any]]:
+def jobs(sweep: Path, asked: list[str]) -> tuple[list[dict[str, Any]], str]:
     """Each job: what it varied, its last epoch's errors on the images that were held out, and its own seconds.
 
-    In the order in which they were asked for; the sweep's own table has the best one first.
+    Returns:
+        them in the order in which they were asked for (the sweep's own table has the best one first), and the precision
+        that they were trained in.
     """
     lists = dict(text.split("=", 1) for text in asked)
     with (sweep / "jobs.csv").open(newline="") as file:
@@ -100,7 +117,8 @@ def jobs(sweep: Path, asked: list[str]) -> list[dict[str, Any]]:
                 "seconds": round(sum(info["spent"].values()) - info["spent"]["startup"], 2),
             }
         )
-    return sorted(found, key=lambda job: [lists[key].index(value) for key, value in job["settings"].items()])
+    found.sort(key=lambda job: [lists[key].index(value) for key, value in job["settings"].items()])
+    return found, info["config"]["device"]["precision"]
 
 
 if __name__ == "__main__":

@@ -25,6 +25,12 @@ from bestepoch import config, prepare
 
 SIDE = 1024  # of the matrices whose product is the machine's limit
 WARM = 10  # updates before the clock runs
+WAYS: dict[str, dict[str, Any]] = {
+    "float32": {"precision": "float32", "compile": None},
+    "bfloat16": {"precision": "bfloat16", "compile": None},
+    "float32, compiled": {"precision": "float32", "compile": "default"},
+    "bfloat16, compiled": {"precision": "bfloat16", "compile": "default"},
+}
 
 
 def main() -> None:
@@ -46,6 +52,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0, help="at least, of each measurement")
+    parser.add_argument("--ways", nargs="*", choices=[*WAYS], default=[*WAYS], help="of training, to compare")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[2**n for n in range(4, 13)])
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 3000, 10_000, 20_000, 40_000, 60_000])
     parser.add_argument("--epochs", type=int, default=100)
@@ -64,12 +71,15 @@ class Loop:
 
         from bestepoch import data, loop, model
         from bestepoch.device import choose_device
+        from bestepoch.precision import settled, trained_as
 
-        self.torch, self.data, self.loop = torch, data, loop
+        self.torch, self.data, self.loop, self.trained_as = torch, data, loop, trained_as
         with contextlib.chdir(folder):
             self.settings = config.checked([f"data={data_name}", "device.name=cpu"], False)[1]
             split = prepare.split_for(self.settings)
         self.device = choose_device(self.settings.device)
+        self.settings = settled(self.settings, self.device)
+        self.precision = self.settings.device.precision
         parts = [data.load(split.folder, part) for part in ("train", "validation")]
         self.images, self.labels = (torch.cat([part[i] for part in parts]) for i in (0, 1))
         values = split.values
@@ -78,24 +88,31 @@ class Loop:
             self.settings.model, split.shape, split.classes, values["pixel_mean"], values["pixel_std"]
         )
 
-    def seconds(self, images: int, batch_size: int, updates: int | None = None) -> tuple[float, int]:
-        """Of an epoch, or of its first updates, and how many images they saw."""
+    def seconds(self, images: int, batch_size: int, updates: int | None = None, **way: Any) -> tuple[float, int]:
+        """Of an epoch, or of its first updates, and how many images they saw.
+
+        Args:
+            way: settings of the device that are others than the experiment's.
+        """
         network = copy.deepcopy(self.network)
         optimizer = self.loop.optimizer(self.settings.optimizer, network)
         weights = tuple(p for p in network.parameters() if p.ndim > 1)
         objective = self.loop.Objective(self.settings.loss.label_smoothing, self.settings.optimizer.l1, weights)
         lr = self.settings.optimizer.lr / 100
+        trained = self.trained_as(self.settings.device.model_copy(update=way), network)
 
         def train(batches: Any) -> None:
             self.loop.train_epoch(
-                network, self.images, self.labels, batches, augment, objective, optimizer, lambda _: lr, 1, nothing
+                trained, self.images, self.labels, batches, augment, objective, optimizer, lambda _: lr, 1, nothing
             )
 
         def nothing(*_: Any) -> None:
             pass
 
         augment = self.data.Augment(self.settings.augment, 0, 0, len(self.images), self.device)
+        began = time.perf_counter()
         train(self.torch.split(self.data.order(0, 0, len(self.images))[: WARM * batch_size], batch_size))
+        self.warm_seconds = time.perf_counter() - began
         began = time.perf_counter()
         augment = self.data.Augment(self.settings.augment, 0, 1, images, self.device)
         batches = self.torch.split(self.data.order(0, 1, images), batch_size)[:updates]
@@ -112,8 +129,8 @@ class Loop:
         return int(counter.get_total_flops()) // 2
 
     def limit(self, seconds: float) -> float:
-        """FLOP a second of a plain matrix product, single precision, all threads."""
-        a = self.torch.randn(SIDE, SIDE)
+        """FLOP a second of a plain matrix product in the precision of training, all threads."""
+        a = self.torch.randn(SIDE, SIDE).to(getattr(self.torch, self.precision))
         a @ a
         began, times = time.perf_counter(), 0
         while time.perf_counter() - began < seconds:
@@ -128,12 +145,19 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     batch = loop.settings.train.batch_size
     pace: dict[str, list[float]] = {str(size): [] for size in options.batch_sizes}
     epoch: dict[str, list[float]] = {str(n): [] for n in options.images if n <= len(loop.images)}
+    ways: dict[str, list[float]] = {way: [] for way in options.ways}
+    compiled_in: dict[str, float] = {}
     limits, shares = [], []
     flops = loop.flops()
     for number in range(options.rounds):
         limits.append(loop.limit(options.seconds))
         seconds, images = loop.seconds(len(loop.images), batch, None if number else max(len(loop.images) // batch, 1))
         shares.append(flops * images / seconds / limits[-1])
+        for way in ways:
+            updates = max(round(images / seconds * options.seconds / batch), 2)
+            took, seen = loop.seconds(len(loop.images), batch, updates, **WAYS[way])
+            ways[way].append(seen / took)
+            compiled_in.setdefault(way, loop.warm_seconds)
         for size in options.batch_sizes:
             rate = images / seconds  # a guess at first
             updates = max(round(rate * options.seconds / size), 2)
@@ -144,10 +168,13 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         print(f"round {number + 1}/{options.rounds}  {seconds:.2f} s for {images:,} images", file=sys.stderr)
     return {
         "threads": loop.torch.get_num_threads(),
+        "precision": loop.precision,
         "batch": batch,
         "flops": flops,
         "limit": limits,
         "share": shares,
+        "ways": ways,
+        "compiled_in": {way: seconds for way, seconds in compiled_in.items() if WAYS[way]["compile"]},
         "images_a_second": pace,
         "seconds_an_epoch": epoch,
     }

@@ -30,6 +30,7 @@ OUTAGES = {
     "failing": "a server that answers 500",
     "hanging": "a server that never answers",
 }
+REPEATED = ("seed", "split.fold")  # what a search varies only to see how far one training can be trusted
 MODELS = {"mlp": "MLP", "cnn": "CNN"}
 
 
@@ -45,14 +46,14 @@ def tracking(results: dict[str, Any]) -> str:
             lines.append([label, *["not installed: `pip install '.[bench]'`" for _ in times]])
     if {"bestepoch", "bestepoch-off"} <= set(times[0]):
         lines.append(["**bestepoch, on ÷ off**", *(_ratio(ms["bestepoch"], ms["bestepoch-off"]) for ms in times)])
-    counts = " or ".join(f"{found['iterations']:,} ({name})" for name, found in models.items())
+    counts = " or ".join(f"{found['iterations']:,} ({name}{_trained_in(found)})" for name, found in models.items())
     options = " ".join(f"--epochs-{name} {found['epochs']}" for name, found in results["models"].items())
     return _block(
         lines,
         f"Time an iteration, and × the plain loop: median of {len(times[0]['plain'])} paired rounds (smallest to "
         "largest). When the clock stops, MLflow (SQLite) and TensorBoard have the loss and the rate of each of "
-        f"{counts} iterations. {results['data']}, {results['threads']} threads, {_machine(results)}. Made by "
-        f"`python benchmarks/tracking.py {options}`.",
+        f"{counts} iterations. {results['data']}, {results['threads']} threads, {_machine(results)}. "
+        f"Made by `python benchmarks/tracking.py {options}`.",
     )
 
 
@@ -139,9 +140,15 @@ def default(results: dict[str, Any]) -> str:
     options += " --no-theirs" * (not theirs)
     return _block(
         lines,
-        f"Mean of the seeds {seeds} (each), and median times (smallest to largest). {results['data']}, "
+        f"Mean of the seeds {seeds} (each), and median times (smallest to largest). {results['data']}"
+        f"{_trained_in(runs[0])}, "
         f"{_machine(results)}. Made by `python benchmarks/default.py {options}`.",
     )
+
+
+def _trained_in(results: dict[str, Any]) -> str:
+    precision = results.get("precision", "float32")
+    return "" if precision == "float32" else f", {precision}"
 
 
 def _seconds(values: list[float]) -> str:
@@ -164,7 +171,19 @@ def speed(results: dict[str, Any]) -> str:
         ["the default experiment's updates", ""],
         ["FLOP an image, forward and backward", f"{results['flops'] / 1e6:.1f} million"],
         ["plain matrix product, GFLOP/s", spread([limit / 1e9 for limit in results["limit"]], "{:,.0f}")],
+        [
+            "training, GFLOP/s",
+            spread([a * b / 1e9 for a, b in zip(results["limit"], results["share"], strict=True)], "{:,.0f}"),
+        ],
         ["share of it that training reaches", spread(results["share"], "{:.0%}")],
+        *(
+            [f"images a second, batches of {results['batch']}, {way}", spread(v, "{:,.0f}")]
+            for way, v in results.get("ways", {}).items()
+        ),
+        *(
+            [f"seconds until it trains, {way}", f"{seconds:.0f}"]
+            for way, seconds in results.get("compiled_in", {}).items()
+        ),
         *([f"images a second, batches of {int(size):,}", spread(v, "{:,.0f}")] for size, v in pace.items()),
         [f"µs an image, an epoch of {int(few):,} and of {int(most):,}", " and ".join(f"{s * 1e6:.1f}" for s in each)],
         [f"{many['images']:,} images, everything on: an epoch after {half}, ÷ one before", f"{late / early:.2f}"],
@@ -172,8 +191,9 @@ def speed(results: dict[str, Any]) -> str:
     ]
     return _block(
         lines,
-        f"{results['data']}, {results['threads']} threads, median of {len(results['share'])} rounds (smallest to "
-        f"largest), {_machine(results)}. Made by `python benchmarks/speed.py --picture docs/speed.png`.",
+        f"{results['data']}, {results['threads']} threads{_trained_in(results)}, median of "
+        f"{len(results['share'])} rounds (smallest to largest), {_machine(results)}. Made by "
+        f"`python benchmarks/speed.py --picture docs/speed.png`.",
     )
 
 
@@ -181,11 +201,13 @@ def recipe(results: dict[str, Any], name: str = "default") -> str:
     """Errors on the images held out, and seconds, of each setting that a search tried; the mean over its seeds."""
     search = results["searches"][name]
     jobs = search["jobs"]
-    tried = {key: dict.fromkeys(job["settings"][key] for job in jobs) for key in jobs[0]["settings"] if key != "seed"}
+    tried = {
+        key: dict.fromkeys(job["settings"][key] for job in jobs) for key in jobs[0]["settings"] if key not in REPEATED
+    }
     down, across = list(tried)[2:], list(tried)[:2]
     corner = ", ".join(f"`{key}`" for key in down)
     columns = [*itertools.product(*(tried[key] for key in across))]
-    lines = [[corner, *(", ".join(f"`{k}={v}`" for k, v in zip(across, c, strict=True)) for c in columns), "mean"]]
+    lines = [[corner, *(", ".join(f"`{k}={v}`" for k, v in zip(across, c, strict=True)) for c in columns)]]
 
     places = 0 if median(job["seconds"] for job in jobs) > 10 else 1
 
@@ -197,14 +219,21 @@ def recipe(results: dict[str, Any], name: str = "default") -> str:
     pairs = [[*zip(across, column, strict=True)] for column in columns]
     for row in itertools.product(*(tried[key] for key in down)):
         here = [*zip(down, row, strict=True)]
-        lines.append([", ".join(f"`{value}`" for value in row), *(cell(*here, *there) for there in pairs), cell(*here)])
-    lines.append(["**mean**", *(cell(*there) for there in pairs), cell()])
-    seeds = len({job["settings"].get("seed") for job in jobs})
+        lines.append([", ".join(f"`{value}`" for value in row), *(cell(*here, *there) for there in pairs)])
+        if down:
+            lines[-1].append(cell(*here))
+    if down:
+        lines[0].append("mean")
+        lines.append(["**mean**", *(cell(*there) for there in pairs), cell()])
+    seeds, folds = (len({job["settings"].get(key) for job in jobs}) for key in REPEATED)
+    repeated = "one seed" if seeds == 1 else f"mean of {seeds} seeds"
+    if folds > 1:
+        repeated = f"mean of {folds} folds, which hold out each training image once"
     return _block(
         lines,
         f"Errors on {jobs[0]['held_out']:,} training images held out, after the last epoch, and seconds without "
-        f"start-up; two jobs at once, one thread each; {'one seed' if seeds == 1 else f'mean of {seeds} seeds'}. "
-        f"{results['data']}, {_machine(results)}. Made by `python benchmarks/recipe.py`: `{search['command']}`",
+        f"start-up; two jobs at once, one thread each; {repeated}. {results['data']}{_trained_in(search)}, "
+        f"{_machine(search)}. Made by `python benchmarks/recipe.py`: `{search['command']}`",
     )
 
 
@@ -361,9 +390,11 @@ def _block(lines: list[list[str]], note: str) -> str:
 # the tables of each page: the file of results that each is made from, and what makes it
 PAGES: dict[Path, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
     README: {made.__name__: (made.__name__, made) for made in (default, speed, tracking, flat, outages, sweeps, kills)}
-    | {"accurate": ("accurate", default)},
+    | {name: (name, default) for name in ("quick", "accurate")},
     SCALE: {"scale": ("scale", scale), "sums": ("scale", sums)},
-    RECIPE: {f"recipe-{name}": ("recipe", partial(recipe, name=name)) for name in ("default", "quick")},
+    RECIPE: {
+        f"recipe-{name}": ("recipe", partial(recipe, name=name)) for name in ("choices", "pooled", "default", "quick")
+    },
 }
 
 if __name__ == "__main__":

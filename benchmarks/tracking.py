@@ -41,7 +41,7 @@ def main() -> None:
                     # a DataLoader's processes draw and round otherwise
                     if variant != "dataloader" and model.setdefault("weights", done["weights"]) != done["weights"]:
                         sys.exit(f"{variant} trained other weights than the variants before it: not the same training")
-                    model["iterations"] = done["iterations"]
+                    model["iterations"], model["precision"] = done["iterations"], done["precision"]
                     model["ms"][variant].append(round(1000 * done["seconds"] / done["iterations"], 4))
                     told = f"{model['ms'][variant][-1]:7.2f} ms an iteration"
                     print(f"round {number + 1}/{options.rounds}  {name}  {told}  {variant}", file=sys.stderr)

@@ -36,9 +36,10 @@ class Task:
 
         from bestepoch import data, loop, model
         from bestepoch.device import choose_device
+        from bestepoch.precision import settled, trained_as
 
-        self.settings, self.split = settings, prepare.split_for(settings)
-        self.device = choose_device(settings.device)
+        self.split, self.device = prepare.split_for(settings), choose_device(settings.device)
+        self.settings = settings = settled(settings, self.device)
         values = self.split.values
         self.plan = schedule.plan(values["sizes"]["train"], settings.train)
         self.images, self.labels = data.load(self.split.folder, "train")
@@ -47,9 +48,12 @@ class Task:
         self.network = model.build(
             settings.model, self.split.shape, self.split.classes, values["pixel_mean"], values["pixel_std"]
         )
+        self.trained = trained_as(settings.device, self.network)
+        self.trained_body = trained_as(settings.device, self.network.body)
         self.optimizer = loop.optimizer(settings.optimizer, self.network)
         spare = copy.copy(self)
         spare.network = copy.deepcopy(self.network)
+        spare.trained = trained_as(settings.device, spare.network)
         spare.optimizer = loop.optimizer(settings.optimizer, spare.network)
         for index in spare.batches(1)[:20]:
             spare.loss(index).backward()
@@ -75,7 +79,7 @@ class Task:
 
     def loss(self, index: Any) -> Any:
         """Of one batch, before its update."""
-        return self.of(self.network(self.augment(self.images[index], index)), self.labels[index])
+        return self.of(self.trained(self.augment(self.images[index], index)), self.labels[index])
 
     def of(self, logits: Any, labels: Any) -> Any:
         """The loss that is minimised."""
@@ -155,7 +159,7 @@ def dataloader(task: Task) -> Callable[[], None]:
             for inputs, labels in loader:
                 iteration += 1
                 task.set_rate(iteration)
-                loss = task.of(task.network.body(inputs), labels)
+                loss = task.of(task.trained_body(inputs), labels)
                 task.optimizer.zero_grad()
                 loss.backward()
                 task.optimizer.step()
@@ -276,6 +280,7 @@ def report(seconds: float, task: Task, weights: dict[str, Any], tracked: bool) -
         common.check(Path.cwd(), task.plan.iterations)
     digest = hashlib.sha256(b"".join(weights[name].contiguous().numpy().tobytes() for name in sorted(weights)))
     found = {"seconds": seconds, "iterations": task.plan.iterations, "threads": torch.get_num_threads()}
+    found["precision"] = task.settings.device.precision
     print(json.dumps({**found, "weights": digest.hexdigest()}))
 
 

@@ -130,8 +130,10 @@ def test_the_default_experiment_is_measured_beside_the_other_example(tables: Any
 def test_speed_and_how_it_scales_are_measured_shown_and_drawn(tables: Any, tmp_path: Path) -> None:
     tiny = ["--data=mnist_sample", "--rounds=1", "--seconds=0.2", "--epochs=4"]
     results, printed = benchmark(
-        "speed", tmp_path, *tiny, "--batch-sizes", "16", "64", "--images", "500", "4500", "--picture=curves.png"
+        *("speed", tmp_path, *tiny, "--batch-sizes", "16", "64", "--images", "500", "4500", "--picture=curves.png"),
+        *("--ways", "float32", "bfloat16"),
     )
+    assert set(results["ways"]) == {"float32", "bfloat16"} and results["compiled_in"] == {}
     assert set(results["images_a_second"]) == {"16", "64"} and set(results["seconds_an_epoch"]) == {"500", "4500"}
     assert len(results["epochs"]["seconds"]) == 4 and results["epochs"]["images"] == 4050
     assert 0 < results["share"][0] < 1
@@ -169,13 +171,13 @@ def test_a_search_is_run_and_shown(tables: Any, tmp_path: Path) -> None:
 
 def forward_flops() -> int:
     """Of the default network on an image of 28 x 28, by hand: two for each weight of each place."""
-    first, second, third, linear = 12 * 12 * 24 * 25, 10 * 10 * 48 * 24 * 9, 3 * 3 * 96 * 48 * 9, 3 * 3 * 96 * 10
+    first, second, third, linear = 12 * 12 * 32 * 25, 5 * 5 * 64 * 32 * 16, 3 * 3 * 128 * 64 * 9, 3 * 3 * 128 * 10
     return 2 * (first + second + third + linear)
 
 
 def first_layers_input_flops() -> int:
     """Nobody asks for the gradient of the pixels."""
-    return 2 * 12 * 12 * 24 * 25
+    return 2 * 12 * 12 * 32 * 25
 
 
 @pytest.mark.parametrize(("page", "block"), [("README", "kills"), ("SCALE", "sums"), ("RECIPE", "recipe-quick")])
