@@ -131,9 +131,10 @@ def _moments(images: Bytes) -> tuple[float, float]:
     """Mean and standard deviation of the pixels; `ndarray.std` would take eight times the memory of all of them."""
     parts = np.array_split(images, len(images) // 1000 + 1)
     counts = sum((np.bincount(part.ravel(), minlength=256) for part in parts), np.zeros(256, np.int64))
-    values, share = np.arange(256), counts / counts.sum()
-    mean = float(share @ values)
-    return mean, float(share @ (values - mean) ** 2) ** 0.5
+    # in whole numbers: sums of fractions differ between processors, and what is rounded with them
+    values = np.arange(256)
+    total, first, second = (int(counts @ values**power) for power in range(3))
+    return first / total, ((total * second - first**2) / total**2) ** 0.5
 
 
 def _stratified(labels: Bytes, kept: NDArray[Any], how: Split) -> tuple[NDArray[Any], NDArray[Any]]:
