@@ -118,7 +118,7 @@ def test_the_default_experiment_is_measured_beside_the_other_example(tables: Any
     results["runs"][0]["epochs_test_accuracy"] = [0.9899] + [0.9901] * (len(results["runs"][0]["ends"]) - 1)
     results["runs"][1]["epochs_test_accuracy"] = [0.9899] * len(results["runs"][1]["ends"])
     assert "not reached" in tables.default(results)
-    preset = tables.default(results | {"experiment": "mine", "theirs": []})
+    preset = " ".join(tables.default(results | {"experiment": "mine", "theirs": []}).split())
     assert "| `+experiment=mine` |" in preset and " --experiment mine " in preset and "--no-theirs`" in preset
     results["runs"].pop(), results["theirs"].pop()
     told = tables.default(results)

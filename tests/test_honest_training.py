@@ -409,6 +409,7 @@ def test_64_images_can_be_memorised(name: str, sample: Summary) -> None:
     images, labels = digits(sample, "train", 64)
     labels = labels[torch.randperm(64, generator=torch.Generator().manual_seed(0))]  # nothing else helps
     network = fresh(name, sample)
+    network.tta_shift = 0  # moved copies are not what was learned by heart
     teach(network, images, labels, 60, 32)
     check_memorised(network, images, labels)
 

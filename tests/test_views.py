@@ -128,7 +128,7 @@ def test_a_run_says_what_it_was(project: Path, trained: Any) -> None:
 
 def test_params_are_few_and_none_is_empty(trained: Any) -> None:
     assert "None" not in trained.data.params.values()
-    assert len(trained.data.params) < 30
+    assert len(trained.data.params) < 35
     assert "train.iterations" not in trained.data.params and trained.data.params["train.epochs"] == "20"
 
 
