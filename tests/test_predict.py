@@ -15,6 +15,7 @@ from PIL import Image
 
 import live
 from bestepoch import predict
+from bestepoch.evaluate import restored
 from bestepoch.project import UsageError
 from pipeline import edit
 
@@ -47,6 +48,16 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Ready:
     (split,) = (project / "data/prepared").glob("mnist_sample-*")
     with np.load(split / "test.npz") as arrays:
         return Ready(project, run, arrays["images"], arrays["labels"])
+
+
+def test_a_network_that_other_code_has_trained_is_not_guessed_at() -> None:
+    before = {"name": "cnn", "channels": [4], "first_kernel": 5, "first_stride": 2, "kernel": 3, "padding": 0}
+    with pytest.raises(UsageError) as caught:
+        restored({"model": before | {"activation": "relu", "dropout": 0.0}, "run": "mnist-cnn-adamw-s0"})
+    assert str(caught.value) == (
+        "The network of run mnist-cnn-adamw-s0 has other settings than conf/model/cnn.yaml by now: it was trained by "
+        "other code. Check that out, or train it again: dvc repro"
+    )
 
 
 def told(printed: str) -> list[tuple[str, ...]]:

@@ -172,12 +172,22 @@ def chosen_model(run: Run, source: Path, epoch: int) -> dict[str, Any]:
 
 
 def restored(chosen: dict[str, Any]) -> Network:
-    """The network of a ``model.pt``, on the CPU, in evaluation mode."""
-    from pydantic import TypeAdapter
+    """The network of a ``model.pt``, on the CPU, in evaluation mode.
+
+    Raises:
+        UsageError: the code that trained it had other settings for such a network.
+    """
+    from pydantic import TypeAdapter, ValidationError
 
     from bestepoch import model, schema
 
-    menu: Any = TypeAdapter(schema.Model).validate_python(chosen["model"])
+    try:
+        menu: Any = TypeAdapter(schema.Model).validate_python(chosen["model"])
+    except ValidationError:
+        raise UsageError(
+            f"The network of run {chosen['run']} has other settings than conf/model/{chosen['model']['name']}.yaml by "
+            "now: it was trained by other code. Check that out, or train it again: dvc repro"
+        ) from None
     height, width = chosen["shape"]
     network = model.build(menu, (height, width), chosen["classes"], chosen["pixel_mean"], chosen["pixel_std"])
     network.load_state_dict(chosen["network"])
