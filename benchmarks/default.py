@@ -90,14 +90,12 @@ def command(folder: Path, stage: str, given: list[str]) -> str:
 
 def tested(folder: Path, run: Path, epochs: int, data_name: str) -> list[float]:
     """Test accuracy after each epoch, looked at when all is chosen: to say when 99 % was passed."""
-    from bestepoch import config, data, evaluate, loop, prepare
+    from bestepoch import chosen, config, data, loop, prepare
     from bestepoch.run import Run
 
     with contextlib.chdir(folder):
         images, labels = data.load(prepare.split_for(config.checked([f"data={data_name}"], False)[1]).folder, "test")
-        networks = (
-            evaluate.restored(evaluate.chosen_model(Run.read(run), run, epoch)) for epoch in range(1, epochs + 1)
-        )
+        networks = (chosen.restored(chosen.chosen_model(Run.read(run), run, epoch)) for epoch in range(1, epochs + 1))
         return [loop.score(loop.predict(network, images), labels).accuracy for network in networks]
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 import live
 from bestepoch import predict
-from bestepoch.evaluate import restored
+from bestepoch.chosen import restored
 from bestepoch.project import UsageError
 from pipeline import edit
 

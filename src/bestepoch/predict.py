@@ -174,7 +174,7 @@ def probabilities(chosen: dict[str, Any], images: Bytes) -> np.ndarray:
     """(n, height, width) to (n, classes), in one batch."""
     import torch
 
-    from bestepoch.evaluate import restored
+    from bestepoch.chosen import restored
     from bestepoch.loop import predict
 
     logits = predict(restored(chosen), torch.from_numpy(images))
