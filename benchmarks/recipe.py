@@ -48,10 +48,11 @@ SEARCHES = {
 def main() -> None:
     """Search, print the tables, write the results."""
     options = arguments()
-    kept = json.loads(options.out.read_text()) if options.out.exists() else {"data": options.data, "searches": {}}
-    if kept["data"] != options.data:
-        sys.exit(f"{options.out} has searches on {kept['data']}: give --out another name")
-    results: dict[str, Any] = kept
+    results: dict[str, Any] = {"data": options.data, "searches": {}}
+    if options.out.exists():
+        results = json.loads(options.out.read_text())
+        if results["data"] != options.data:
+            sys.exit(f"{options.out} has searches on {results['data']}: give --out another name")
     with common.project(options.folder, options.data) as folder:
         for name in options.searches:
             sweep = options.sweep.get(name)

@@ -22,6 +22,8 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 # small and repeatable: 4,050 training, 450 validation and 500 test images, no network
 # and in the precision that every processor has
 SAMPLE = ("data=mnist_sample", "device.name=cpu", "device.threads=1", "device.precision=float32")
+CPUINFO = Path("/proc/cpuinfo")
+MULTIPLIES_BFLOAT16 = CPUINFO.exists() and "amx_bf16" in CPUINFO.read_text()
 PER_ITERATION = {"train/loss", "lr"}
 PER_EPOCH = {"val/loss", "val/accuracy", "train/epoch_loss"}
 CLOCK = {"time", "seconds"}  # the columns that no two runs have in common

@@ -144,8 +144,11 @@ def test_speed_and_how_it_scales_are_measured_shown_and_drawn(tables: Any, tmp_p
 
 def test_a_search_is_run_and_shown(tables: Any, tmp_path: Path) -> None:
     tiny = ["--data=mnist_sample", "--validation=0.2", "--searches", "quick", f"--folder={tmp_path / 'work'}"]
+    kept = {"command": "of another day"}
+    (tmp_path / "results.json").write_text(json.dumps({"data": "mnist_sample", "searches": {"default": kept}}))
     results, printed = benchmark("recipe", tmp_path, *tiny)
     search = results["searches"]["quick"]
+    assert results["searches"]["default"] == kept and search["precision"] in ("float32", "bfloat16")
     assert (
         search["command"].endswith("augment=none,shift seed=0,1,2")
         and " -m hydra/launcher=joblib " in search["command"]

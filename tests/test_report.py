@@ -437,6 +437,16 @@ def test_a_schedule_that_early_stopping_cut_off_is_named(trained: Path, plain: P
     assert "planned, not reached" in level
 
 
+def test_the_gap_names_what_differs_between_the_two_losses(trained: Path, plain: Path, tmp_path: Path) -> None:
+    there = Run.read(trained).info["config"]
+    gap = "val/loss is that of the weights at the epoch's end{}. So the gap may be below zero at first"
+    page = Content((plain / "report.html").read_text()).text
+    assert gap.format("") in page and "with a penalty" not in page
+    cnn = {"model": there["model"] | {"tta_shift": 1}, "optimizer": there["optimizer"] | {"l1": 0.001}}
+    page = Content(write(tmp_path / "1", trained, config=cnn)).text
+    assert gap.format(", by three views of each image") in page and ", with a penalty;" in page
+
+
 def test_where_stopping_would_have_ended_it_is_said(trained: Path, plain: Path, tmp_path: Path) -> None:
     would = {"epoch": 2, "val_loss": 0.7, "val_accuracy": 0.8}
     page = write(tmp_path / "1", trained, metrics={"stopped": would}, stopped=None)
