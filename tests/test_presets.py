@@ -16,10 +16,7 @@ pytestmark = [
     pytest.mark.skipif(not Path(os.environ.get("BESTEPOCH_MIRROR") or "-").is_dir(), reason="needs the real files"),
 ]
 SLOWER = 6  # than the machine of the header: another test runs at the same time, with one thread each
-LONG = pytest.mark.skipif(
-    not live.MULTIPLIES_BFLOAT16 and "BESTEPOCH_LONG" not in os.environ,
-    reason="takes half an hour on this processor; BESTEPOCH_LONG=1 asks for it",
-)
+LONG = pytest.mark.skipif("BESTEPOCH_LONG" not in os.environ, reason="takes half an hour; BESTEPOCH_LONG=1 asks for it")
 
 
 @pytest.mark.parametrize("name", ["quick", pytest.param("accurate", marks=LONG)])
