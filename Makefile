@@ -28,7 +28,7 @@ test: install  ## all tests
 	# one thread a process: two tests run at once, and threads that wait for each other spin
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadgroup
 
-bench: install  ## how good, how fast, and what tracking costs, beside plain PyTorch and Lightning (two hours)
+bench: install  ## how good, how fast, and what tracking costs, beside plain PyTorch and Lightning (one to two hours)
 	python -m pip install --quiet --disable-pip-version-check -c requirements.txt --editable '.[bench]'
 	python benchmarks/default.py
 	python benchmarks/default.py --experiment quick --no-theirs --out benchmarks/results/quick.json
