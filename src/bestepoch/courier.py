@@ -223,11 +223,13 @@ def main(wanted: list[str]) -> None:
     log.addHandler(_Told())
     log.setLevel(logging.INFO)
     log.propagate = False
+    gc.disable()  # hundreds of thousands of objects of the imports, not to be looked through again and again
     for name in wanted:
         (MlflowTracker if name == MlflowTracker.name else TensorBoardTracker).load()
+    gc.freeze()
+    gc.enable()
     if hasattr(os, "nice"):
         os.nice(NICENESS)
-    gc.freeze()  # hundreds of thousands of objects of the imports, not to be looked through again and again
     shipments: dict[str, Shipment] = {}
     left: list[Shipment] = []
     patience = 0.0
