@@ -72,11 +72,11 @@ class Loop:
     def __init__(self, folder: Path, data_name: str) -> None:
         import torch
 
-        from bestepoch import data, loop, model
+        from bestepoch import data, loop, model, optimizers
         from bestepoch.device import choose_device
         from bestepoch.precision import settled, trained_as
 
-        self.torch, self.data, self.loop, self.trained_as = torch, data, loop, trained_as
+        self.torch, self.data, self.loop, self.optimizers, self.trained_as = torch, data, loop, optimizers, trained_as
         with contextlib.chdir(folder):
             self.settings = config.checked([f"data={data_name}", "device.name=cpu"], False)[1]
             split = prepare.split_for(self.settings)
@@ -98,7 +98,7 @@ class Loop:
             way: settings of the device that are others than the experiment's.
         """
         network = copy.deepcopy(self.network)
-        optimizer = self.loop.optimizer(self.settings.optimizer, network)
+        optimizer = self.optimizers.build(self.settings.optimizer, network)
         weights = tuple(p for p in network.parameters() if p.ndim > 1)
         objective = self.loop.Objective(self.settings.loss.label_smoothing, self.settings.optimizer.l1, weights)
         lr = self.settings.optimizer.lr / 100

@@ -34,7 +34,7 @@ class Task:
         # imported here: bestepoch starts its trackers beside these imports, and is measured as it is
         import torch
 
-        from bestepoch import data, loop, model
+        from bestepoch import data, model, optimizers
         from bestepoch.device import choose_device
         from bestepoch.precision import settled, trained_as
 
@@ -50,11 +50,11 @@ class Task:
         )
         self.trained = trained_as(settings.device, self.network)
         self.trained_body = trained_as(settings.device, self.network.body)
-        self.optimizer = loop.optimizer(settings.optimizer, self.network)
+        self.optimizer = optimizers.build(settings.optimizer, self.network)
         spare = copy.copy(self)
         spare.network = copy.deepcopy(self.network)
         spare.trained = trained_as(settings.device, spare.network)
-        spare.optimizer = loop.optimizer(settings.optimizer, spare.network)
+        spare.optimizer = optimizers.build(settings.optimizer, spare.network)
         for index in spare.batches(1)[:20]:
             spare.loss(index).backward()
             spare.optimizer.step()

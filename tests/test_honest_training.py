@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
 
-from bestepoch import checkpoint, config, data, loop, model, train, trainer
+from bestepoch import checkpoint, config, data, loop, model, optimizers, train, trainer
 from bestepoch.data import Augment, Summary
 from bestepoch.distributed import World
 from bestepoch.journal import read
@@ -163,13 +163,13 @@ def really_trained(monkeypatch: pytest.MonkeyPatch, folder: Path, sample: Summar
     settings = config.checked([*plain, "device.name=cpu", *overrides], False)[1]
     batches: list[list[Tensor]] = []
     rates: list[float] = []
-    inner, make = loop.train_epoch, loop.optimizer
+    inner, make = loop.train_epoch, optimizers.build
 
     def train_epoch(network: Any, images: Tensor, labels: Tensor, index: Any, *rest: Any, **named: Any) -> None:
         batches.append(list(index))
         inner(network, images, labels, index, *rest, **named)
 
-    def optimizer(*arguments: Any) -> torch.optim.Optimizer:
+    def build(*arguments: Any) -> torch.optim.Optimizer:
         made = make(*arguments)
         made.register_step_pre_hook(lambda o, _a, _k: rates.append(o.param_groups[0]["lr"]))
         return made
@@ -177,7 +177,7 @@ def really_trained(monkeypatch: pytest.MonkeyPatch, folder: Path, sample: Summar
     with monkeypatch.context() as patch:
         patch.setattr(train, "overrides", lambda: list(overrides))  # Hydra knows them where Hydra runs
         patch.setattr(loop, "train_epoch", train_epoch)
-        patch.setattr(loop, "optimizer", optimizer)
+        patch.setattr(optimizers, "build", build)
         run = train.train(settings, sample)
     run.close()
     return Watched(run, settings, batches, rates, read(run.folder / "iterations.csv"), read(run.folder / "epochs.csv"))
@@ -488,7 +488,7 @@ def test_weight_decay_acts_on_matrices_only(name: str, sample: Summary) -> None:
     with torch.no_grad():
         for p in network.parameters():
             p.add_(0.01)  # a bias of zero would shrink unseen
-    optimizer = loop.optimizer(SGD, network)
+    optimizer = optimizers.build(SGD, network)
     owned = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(owned) == sorted(id(p) for p in network.parameters())
     check_decay(network, optimizer)
@@ -503,7 +503,7 @@ def test_every_optimizer_keeps_decay_from_vectors(name: str, sample: Summary) ->
     network = fresh("cnn", sample)
     menu = config.checked([f"optimizer={name}", "optimizer.weight_decay=0.125"], False)[1].optimizer
     decays = {
-        id(p): group["weight_decay"] for group in loop.optimizer(menu, network).param_groups for p in group["params"]
+        id(p): group["weight_decay"] for group in optimizers.build(menu, network).param_groups for p in group["params"]
     }
     assert {n: decays[id(p)] for n, p in network.named_parameters()} == {
         n: 0.125 if p.ndim > 1 else 0.0 for n, p in network.named_parameters()
@@ -775,7 +775,7 @@ def broken(
             torch.split(torch.arange(100), 20),
             Augment(NO_AUGMENT, 0, 1, 100, CPU),
             Breaks(3, value),  # type: ignore[arg-type]
-            loop.optimizer(SGD, network),
+            optimizers.build(SGD, network),
             lambda iteration: 0.25 / iteration,
             1001,
             after,

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bestepoch import config, data, loop, model, schedule, schema, selection
+from bestepoch import config, data, loop, model, optimizers, schedule, schema, selection
 from bestepoch.data import Augment, Summary
 from bestepoch.project import UsageError
 from bestepoch.schema import Cnn, Lenet, Mlp, Settings
@@ -62,7 +62,7 @@ def train(
     network = model.build(
         settings.model, sample.shape, sample.classes, sample.values["pixel_mean"], sample.values["pixel_std"]
     )
-    optimizer = loop.optimizer(settings.optimizer, network)
+    optimizer = optimizers.build(settings.optimizer, network)
     weights = tuple(p for p in network.parameters() if p.ndim > 1)
     objective = loop.Objective(settings.loss.label_smoothing, settings.optimizer.l1, weights)
     losses: list[float] = []
@@ -361,10 +361,40 @@ def test_the_optimizer_has_the_settings_values(name: str, cls: type, expected: d
     values = {"lr": 0.125, **expected}
     given = [f"optimizer.{key}={list(v) if isinstance(v, tuple) else str(v).lower()}" for key, v in values.items()]
     menu = config.checked([f"optimizer={name}", *(line.replace(" ", "") for line in given)], False)[1].optimizer
-    made = loop.optimizer(menu, model.build(config.menu_entry("model", "mlp"), (28, 28), 10, 33.0, 78.0))
-    assert type(made) is cls
+    made = optimizers.build(menu, model.build(config.menu_entry("model", "mlp"), (28, 28), 10, 33.0, 78.0))
+    assert isinstance(made, cls)
+    assert type(made).__name__ == cls.__name__
     assert {key: made.param_groups[0][key] for key in values} == values
     assert entries("optimizer") == ["adam", "adamw", "rmsprop", "sgd"]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "rmsprop"])
+def test_the_optimizer_does_what_pytorchs_own_does(name: str) -> None:
+    """To the bit, through a state that is saved and taken up, with hooks called, and without tracking gradients."""
+    own = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}
+    menu = config.menu_entry("optimizer", name)
+    network = model.build(config.menu_entry("model", "mlp"), (28, 28), 10, 33.0, 78.0)
+    twin = copy.deepcopy(network)
+    made = optimizers.build(menu, network)
+    theirs: list[dict[str, Any]] = [
+        {**group, "params": [p for p in twin.parameters() if (p.ndim > 1) == (i == 0)]}
+        for i, group in enumerate(made.param_groups)
+    ]
+    expected = own[name](theirs, lr=menu.lr)
+    hooked: list[Any] = []
+    made.register_step_post_hook(lambda *_: hooked.append(None))
+    images = torch.randint(256, (20, 28, 28), generator=torch.Generator().manual_seed(0)).float()
+    for _ in range(2):
+        for one, by in ((network, made), (twin, expected)):
+            for _ in range(3):
+                by.zero_grad(set_to_none=True)
+                one(images).square().mean().backward()
+                by.step()
+            by.load_state_dict(copy.deepcopy(by.state_dict()))
+        for p, q in zip(network.parameters(), twin.parameters(), strict=True):
+            assert torch.equal(p, q)
+            assert p.requires_grad and p.grad_fn is None
+    assert len(hooked) == 6
 
 
 # ---------------------------------------------------------------- as it is typed

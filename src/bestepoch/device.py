@@ -45,7 +45,10 @@ def choose_device(settings: Device, world: World | None = None) -> torch.device:
             )
         torch.cuda.set_device(world.local_rank)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with this
-    torch.use_deterministic_algorithms(True)
+    if settings.compile is None:
+        torch.set_deterministic_debug_mode("error")
+    else:
+        torch.use_deterministic_algorithms(True)  # the same, and tells the compiler, whose import takes a second
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # costs time
     torch.set_num_threads(settings.threads or _own_threads())
     if name == "cpu":

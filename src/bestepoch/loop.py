@@ -12,7 +12,6 @@ from torch.nn.functional import cross_entropy
 
 from bestepoch.data import Augment
 from bestepoch.distributed import World
-from bestepoch.schema import Adam, AdamW, RmsProp, Sgd
 
 After = Callable[[int, "float | Tensor", float], None]
 Switch = Callable[[str], None]
@@ -25,22 +24,6 @@ class NonFiniteLoss(Exception):
         super().__init__(
             f"The loss is {loss} at iteration {iteration:,} (learning rate {lr:.3g}); training stopped there."
         )
-
-
-def optimizer(menu: Sgd | Adam | AdamW | RmsProp, network: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer that ``conf/optimizer/`` names. Weight decay acts on weights, not on biases and normalisation."""
-    weights = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": weights, "weight_decay": menu.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    match menu:
-        case Sgd():
-            return torch.optim.SGD(groups, lr=menu.lr, momentum=menu.momentum, nesterov=menu.nesterov, fused=True)
-        case Adam():
-            return torch.optim.Adam(groups, lr=menu.lr, betas=(menu.betas[0], menu.betas[1]), fused=True)
-        case AdamW():
-            return torch.optim.AdamW(groups, lr=menu.lr, betas=(menu.betas[0], menu.betas[1]), fused=True)
-        case RmsProp():
-            return torch.optim.RMSprop(groups, lr=menu.lr, alpha=menu.alpha, momentum=menu.momentum)
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ log = logging.getLogger("bestepoch")
 
 # The modules whose code decides the numbers that a training gives.
 TRAINING_CODE = (
-    *("batchnorm", "data", "distributed", "loop", "model", "precision", "schedule"),
-    *("schema", "selection", "state", "train", "trainer"),
+    *("batchnorm", "data", "distributed", "loop", "model", "optimizers", "precision"),
+    *("schedule", "schema", "selection", "state", "train", "trainer"),
 )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from bestepoch import batchnorm, checkpoint, data, loop, model, schedule, selection
+from bestepoch import batchnorm, checkpoint, data, loop, model, optimizers, schedule, selection
 from bestepoch.clock import Clock
 from bestepoch.data import Summary
 from bestepoch.distributed import World
@@ -61,7 +61,7 @@ class Trainer:
         self.network = network.to(device)
         weights = tuple(p for p in network.parameters() if p.ndim > 1)
         self.objective = loop.Objective(settings.loss.label_smoothing, settings.optimizer.l1, weights, world)
-        self.state = State(network, loop.optimizer(settings.optimizer, network), device, world, clock)
+        self.state = State(network, optimizers.build(settings.optimizer, network), device, world, clock)
         if world.size > 1:
             batchnorm.over_all_processes(network)
             torch.manual_seed(data.stream(settings.seed, world.rank))  # dropout differs between the parts of a batch
