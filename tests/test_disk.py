@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("disk")]
 
 EPOCHS, PER_EPOCH = 30, 41
 TRAIN = (
-    *(*live.SAMPLE, "model=mlp", "model.hidden=[8]", f"train.epochs={EPOCHS}", "tracking.drain_seconds=1"),
+    *(*live.SAMPLE, "model=mlp", "model.hidden=[8]", f"train.epochs={EPOCHS}", "tracking.drain_seconds=5"),
     *("optimizer=sgd", "optimizer.momentum=0.0", "optimizer.nesterov=false"),  # keeps nothing, so states are small
 )
 
