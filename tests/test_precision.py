@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch._inductor.config
 from mlflow import MlflowClient
 
 import live
 from bestepoch import checkpoint, config, data, loop, model, prepare
+from bestepoch.device import choose_device
 from bestepoch.precision import settled, trained_as
 from bestepoch.schema import Device
 
@@ -54,6 +56,18 @@ def network_of(run: Path) -> model.Network:
 def test_as_it_is_nothing_stands_between_training_and_the_network() -> None:
     network = torch.nn.Linear(2, 2)
     assert trained_as(menu(), network) is network
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_cannot_be_repeated_is_refused_whether_compiled_or_not(
+    compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch._inductor.config, "deterministic", False)
+    torch.use_deterministic_algorithms(False)
+    choose_device(menu(compile="default" if compiled else None))
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    assert torch._inductor.config.deterministic is compiled
 
 
 @pytest.mark.parametrize(
