@@ -606,17 +606,17 @@ def test_shift_moves_by_whole_pixels_exactly_as_drawn(shape: tuple[int, int], pi
     draw = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (60, *shape), dtype=torch.uint8, generator=draw)
     augment = Augment(Shift(name="shift", pixels=pixels), 3, 2, 60, CPU)
-    check_shift(augment, images, augment.moves, pixels)
+    check_shift(augment, images, augment.drawn, pixels)
     with pytest.raises(AssertionError, match="not moved as drawn"):  # rows and columns exchanged
-        check_shift(augment, images, augment.moves.flip(1), pixels)
+        check_shift(augment, images, augment.drawn.flip(1), pixels)
     with pytest.raises(AssertionError, match="not moved as drawn"):  # the other way
-        check_shift(augment, images, 2 * pixels - augment.moves, pixels)
+        check_shift(augment, images, 2 * pixels - augment.drawn, pixels)
     with pytest.raises(AssertionError, match="not moved as drawn"):  # in at the other side, not zeros
-        check_shift(lambda i, index: torch.stack([x.roll((1, 1), (0, 1)) for x in i]), images, augment.moves, pixels)
+        check_shift(lambda i, index: torch.stack([x.roll((1, 1), (0, 1)) for x in i]), images, augment.drawn, pixels)
 
 
 def test_shift_draws_every_move_about_as_often() -> None:
-    moves = Augment(Shift(name="shift", pixels=2), 0, 1, 50_000, CPU).moves
+    moves = Augment(Shift(name="shift", pixels=2), 0, 1, 50_000, CPU).drawn
     counts = torch.bincount(5 * moves[:, 0] + moves[:, 1], minlength=25)
     assert len(counts) == 25
     assert ((counts - 2000).abs() < 250).all()  # more than five standard deviations
@@ -650,14 +650,26 @@ def test_augmentation_belongs_to_the_image_not_to_its_place_in_a_batch(menu: Any
         assert not torch.equal(by_place, whole)
 
 
+@pytest.mark.parametrize("menu", MENUS, ids=lambda menu: menu.name)
+def test_an_epochs_augmentation_takes_anothers_place_in_memory(menu: Any, sample: Summary) -> None:
+    images, _ = digits(sample, "train", 300)
+    first, second = (Augment(menu, 3, epoch, 300, CPU) for epoch in (1, 2))
+    expected, place = second(images, torch.arange(300)), None if first.drawn is None else first.drawn.data_ptr()
+    first.take(second)
+    assert torch.equal(first(images, torch.arange(300)), expected)
+    assert place == (None if first.drawn is None else first.drawn.data_ptr())
+    first.take(Augment(menu, 3, 3, 300, CPU))
+    assert torch.equal(second(images, torch.arange(300)), expected), "taken, not shared"
+
+
 def test_augmentation_draws_from_a_stream_of_its_own() -> None:
     torch.manual_seed(5)
     state = torch.get_rng_state()
     first = [Augment(menu, 3, 2, 300, CPU) for menu in MENUS]
     assert torch.equal(torch.get_rng_state(), state)
-    assert first[0].moves.float().std() > 1
+    assert first[0].drawn.float().std() > 1
     # nor does it follow the order of the data
-    assert not torch.equal(data.order(3, 2, 300), first[0].moves[:, 0].argsort())
+    assert not torch.equal(data.order(3, 2, 300), first[0].drawn[:, 0].argsort())
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (12, 20), (33, 7)])
@@ -698,14 +710,14 @@ def test_affine_samples_where_its_matrix_leads_also_in_images_that_are_not_squar
     images = torch.randint(0, 256, (6, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     augment = Augment(menu, 1, 1, 6, CPU)
     out = augment(images, torch.arange(6))
-    for image, matrix, got in zip(images.numpy(), augment.matrices.double().numpy(), out.numpy(), strict=True):
+    for image, matrix, got in zip(images.numpy(), augment.drawn.double().numpy(), out.numpy(), strict=True):
         assert np.abs(got - warped_slowly(image, matrix)).max() <= 0.51  # rounded to a whole grey level
         assert np.abs(image.astype(float) - warped_slowly(image, matrix)).max() > 5  # something happened
 
 
 def drawn(**values: float) -> np.ndarray:
     menu = Affine(name="affine", **{"degrees": 0.0, "scale": 0.0, "shear": 0.0, "translate": 0.0, **values})
-    return Augment(menu, 0, 1, 5000, CPU).matrices.double().numpy()
+    return Augment(menu, 0, 1, 5000, CPU).drawn.double().numpy()
 
 
 def test_affine_draws_what_its_settings_say_and_not_more() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bestepoch.journal import EPOCH_COLUMNS, ITERATION_COLUMNS, Journal, Tail, columns, read, read_after
+from bestepoch.journal import EPOCH_COLUMNS, ITERATION_COLUMNS, Journal, Tail, columns, numbers, read, read_after
 
 ITERATIONS_HEADER = "iteration,epoch,train/loss,lr,time\n"
 EPOCHS_HEADER = "epoch,iteration,train/epoch_loss,val/loss,val/accuracy,lr,seconds,time\n"
@@ -168,6 +168,13 @@ def test_tensors_on_a_device_are_losses_too(tmp_path: Path) -> None:
     text = [line.split(",")[2] for line in (tmp_path / "iterations.csv").read_text().splitlines()[1:]]
     # a float32 is a float64 exactly, so every bit of it must be there
     assert text == [repr(value) for value in losses.tolist()]
+
+
+def test_losses_of_a_resumed_epoch_are_numbers_and_tensors() -> None:
+    mixed = [0.5, 0.25, torch.tensor(0.125), torch.tensor(2.0), 3.0]
+    assert numbers(mixed) == [0.5, 0.25, 0.125, 2.0, 3.0]
+    assert all(isinstance(value, float) for value in numbers(mixed))
+    assert numbers([]) == []
 
 
 def test_nothing_is_lost_or_doubled_while_one_thread_adds_and_others_flush(tmp_path: Path) -> None:

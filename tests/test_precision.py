@@ -16,7 +16,9 @@ from mlflow import MlflowClient
 import live
 from bestepoch import checkpoint, config, data, loop, model, prepare
 from bestepoch.device import choose_device
+from bestepoch.distributed import World
 from bestepoch.precision import settled, trained_as
+from bestepoch.project import UsageError
 from bestepoch.schema import Device
 
 pytestmark = pytest.mark.xdist_group("precision")
@@ -26,7 +28,8 @@ SMALL = ("model.channels=[4,8]", "optimizer.lr=0.005")
 
 
 def menu(**values: Any) -> Device:
-    return Device.model_validate({"name": "cpu", "threads": 1, "precision": "float32", "compile": None, **values})
+    given = {"name": "cpu", "threads": 1, "precision": "float32", "compile": None, "cuda_graphs": "auto"}
+    return Device.model_validate({**given, **values})
 
 
 @pytest.fixture(scope="module")
@@ -78,17 +81,58 @@ def test_auto_is_bfloat16_where_the_processor_multiplies_matrices_of_it(
     capabilities: dict[str, bool], meant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    cpu = torch.device("cpu")
     auto = config.checked(["device.precision=auto"], False)[1]
-    assert settled(auto, cpu).device.precision == meant
+    found = settled(auto, cpu).device
+    assert (found.precision, found.cuda_graphs) == (meant, False)
     assert settled(auto, cpu).model_copy(update={"device": auto.device}) == auto, "nothing else is changed"
-    assert settled(auto, gpu).device.precision == "float32"
     for small in ("mlp", "lenet"):
         settings = config.checked(["device.precision=auto", f"model={small}"], False)[1]
         assert settled(settings, cpu).device.precision == "float32"
     for asked in ("float32", "bfloat16"):
         settings = config.checked([f"device.precision={asked}"], False)[1]
-        assert [settled(settings, device) for device in (cpu, gpu)] == [settings, settings]
+        assert settled(settings, cpu).device.precision == asked
+
+
+@pytest.mark.parametrize(
+    ("given", "processes", "meant"),
+    [
+        ((), 1, ("bfloat16", True)),
+        (("model=mlp",), 1, ("float32", True)),
+        (("device.cuda_graphs=true",), 1, ("bfloat16", True)),
+        (("device.cuda_graphs=false",), 1, ("float32", False)),
+        (("device.compile=reduce-overhead",), 1, ("float32", False)),
+        (("device.precision=float32",), 1, ("float32", True)),
+        (("device.precision=bfloat16", "device.cuda_graphs=false"), 1, ("bfloat16", False)),
+        ((), 2, ("float32", False)),
+    ],
+)
+@pytest.mark.parametrize("multiplies", [True, False])
+def test_auto_on_a_gpu_replays_where_it_can_and_then_is_bfloat16_where_the_gpu_multiplies_it(
+    given: tuple[str, ...], processes: int, meant: tuple[str, bool], multiplies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: multiplies)
+    settings = config.checked([*given], False)[1]
+    found = settled(settings, torch.device("cuda"), World(size=processes)).device
+    if not multiplies and "device.precision=bfloat16" not in given:
+        meant = ("float32", meant[1])
+    assert (found.precision, found.cuda_graphs) == meant
+
+
+@pytest.mark.parametrize(
+    ("device", "given", "processes", "why"),
+    [
+        ("cpu", (), 1, "needs a GPU of CUDA's, and training is on device.name=cpu"),
+        ("cuda", (), 2, "takes one process"),
+        ("cuda", ("device.compile=default",), 1, "is not for a compiled network"),
+    ],
+)
+def test_a_graph_that_cannot_be_is_refused_where_it_is_asked_for(
+    device: str, given: tuple[str, ...], processes: int, why: str
+) -> None:
+    settings = config.checked(["device.cuda_graphs=true", *given], False)[1]
+    with pytest.raises(UsageError, match=f"^device.cuda_graphs = true {why}: leave it at auto$"):
+        settled(settings, torch.device(device), World(size=processes))
 
 
 def test_a_torch_that_does_not_tell_what_the_processor_can_do_trains_in_single_precision(

@@ -96,6 +96,7 @@ def said(text: str, *parts: str) -> None:
         ("optimizer={lr:0.1}", ["is not in conf/optimizer/"]),
         ("model.activation=swish", ["model.activation = 'swish'", "'relu', 'gelu', 'tanh' or 'sigmoid'"]),
         ("device.name=gpu", ["device.name = 'gpu'", "'auto', 'cuda', 'mps' or 'cpu'"]),
+        ("device.cuda_graphs=yes", ["device.cuda_graphs = 'yes'", "must be 'auto', true or false"]),
         ("selection.mode=best", ["selection.mode = 'best'", "'min' or 'max'"]),
         ("selection.metric=accuracy", ["selection.metric = 'accuracy'", "'val/loss', 'val/accuracy'"]),
         # wrong type

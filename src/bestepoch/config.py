@@ -148,7 +148,7 @@ def explain(error: dict[str, Any], values: Any) -> str:
         "greater_than_equal": lambda: f"must be at least {context['ge']:.12g}",
         "less_than": lambda: f"must be less than {context['lt']:.12g}",
         "less_than_equal": lambda: f"must be at most {context['le']:.12g}",
-        "literal_error": lambda: f"must be {context['expected']}",
+        "literal_error": lambda: "must be " + re.sub("True|False", lambda word: word[0].lower(), context["expected"]),
         "int_type": lambda: "must be a whole number",
         "int_from_float": lambda: "must be a whole number",
         "float_type": lambda: "must be a number",

@@ -185,22 +185,26 @@ class Augment:
         import torch
 
         draw = _generator(seed, epoch, 1)
-        self.kind = menu.name
+        self.menu = menu
+        self.drawn: torch.Tensor | None = None
+        """For each image: where its window is, (n, 2), or how it is mapped, (n, 2, 3)."""
         if menu.name == "shift":
-            self.pixels = menu.pixels
-            self.moves = torch.randint(0, 2 * menu.pixels + 1, (images, 2), generator=draw).to(device)
+            self.drawn = torch.randint(0, 2 * menu.pixels + 1, (images, 2), generator=draw).to(device)
         elif menu.name == "affine":
-            self.matrices = _affine(torch.rand((images, 6), generator=draw) * 2 - 1, menu).to(device)
+            self.drawn = _affine(torch.rand((images, 6), generator=draw) * 2 - 1, menu).to(device)
+
+    def take(self, other: Augment) -> None:
+        """Vary as ``other`` does, another epoch's of the same kind; what was drawn stays where it is in memory."""
+        if self.drawn is not None and other.drawn is not None:
+            self.drawn.copy_(other.drawn)
 
     def __call__(self, images: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """``images``: uint8 (n, height, width), the ones at ``index`` of the training set. Returns the same shape."""
-        if not len(index):  # of a small batch on several processes
+        if self.drawn is None or not len(index):  # none of a small batch on several processes
             return images
-        if self.kind == "shift":
-            return _shifted(images, self.moves[index], self.pixels)
-        if self.kind == "affine":
-            return _warped(images, self.matrices[index])
-        return images
+        if self.menu.name == "shift":
+            return _shifted(images, self.drawn[index], self.menu.pixels)
+        return _warped(images, self.drawn[index])
 
 
 def _shifted(images: torch.Tensor, moves: torch.Tensor, pixels: int) -> torch.Tensor:

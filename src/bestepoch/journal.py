@@ -145,7 +145,7 @@ class Journal:
             if self._failure is not None:
                 raise self._failure
             taken = [self._rows.popleft() for _ in range(len(self._rows))]
-            losses = _numbers([row[2] for row in taken])
+            losses = numbers([row[2] for row in taken])
             wrong = (row for row, loss in zip(taken, losses, strict=True) if not math.isfinite(loss))
             if self.not_finite is None and (first := next(wrong, None)) is not None:
                 self.not_finite = first[0], first[3], float(first[2])
@@ -194,12 +194,15 @@ def _append(path: Path, lines: list[str]) -> None:
         file.write("".join(lines))
 
 
-def _numbers(losses: list[Any]) -> list[float]:
-    if not losses or isinstance(losses[0], float):
+def numbers(losses: list[Any]) -> list[float]:
+    """Losses that are numbers or tensors of a device, as numbers; those of a device come in one copy."""
+    tensors = [loss for loss in losses if not isinstance(loss, float)]
+    if not tensors:
         return losses
     import torch
 
-    return list(torch.stack(losses).tolist())  # one copy from the device for all of them
+    fetched = iter(torch.stack(tensors).tolist())
+    return [loss if isinstance(loss, float) else next(fetched) for loss in losses]
 
 
 def _line(row: tuple[int, int, Any, float, float], loss: float) -> str:

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from bestepoch.data import Augment
 from bestepoch.distributed import World
+from bestepoch.graph import Graph
 
 After = Callable[[int, "float | Tensor", float], None]
 Switch = Callable[[str], None]
@@ -64,6 +65,7 @@ def train_epoch(
     first: int,
     after: After,
     account: Switch = lambda _: None,
+    graph: Graph | None = None,
 ) -> None:
     """Update once for each batch.
 
@@ -75,26 +77,32 @@ def train_epoch(
         after: called with (iteration, loss, learning rate) after each update; on a GPU the loss is a tensor that
             stays there, so that the device is not waited for.
         account: told what time is spent on from now: data, forward_backward, optimizer, tracking (which is `after`).
+        graph: where batches are replayed on a GPU; by default each is computed step by step.
 
     Raises:
         NonFiniteLoss: before the update that would spoil the weights (where the loss is on the CPU).
     """
     world = objective.world
-    network.train()
-    account("data")
-    for iteration, index in enumerate(batches, first):
+
+    def forward_backward(index: Tensor, augment: Augment) -> Tensor:
         part = world.part(index)
         inputs, targets = augment(images[part], part), labels[part]
         account("forward_backward")
         loss = objective(network(inputs), targets, len(index))
         total = world.mean(loss)
-        value: float | Tensor = total.item() if total.device.type == "cpu" else total.detach()
-        if isinstance(value, float) and not math.isfinite(value):
-            raise NonFiniteLoss(iteration, rate(iteration), value)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        account("optimizer")
+        return total.detach()
+
+    network.train()
+    account("data")
+    for iteration, index in enumerate(batches, first):
+        loss = forward_backward(index, augment) if graph is None else graph(forward_backward, index, augment)
         lr = rate(iteration)
+        value: float | Tensor = loss.item() if loss.device.type == "cpu" else loss
+        if isinstance(value, float) and not math.isfinite(value):
+            raise NonFiniteLoss(iteration, lr, value)
+        account("optimizer")
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.step()

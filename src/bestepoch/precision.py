@@ -1,10 +1,12 @@
-"""How training calls the network: in less than single precision, compiled, or as it is."""
+"""How training calls the network: in less than single precision, compiled, replayed on a GPU, or as it is."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from bestepoch.distributed import World
+from bestepoch.project import UsageError
 from bestepoch.schema import Cnn, Device, Settings
 
 
@@ -22,17 +24,40 @@ class Autocast(nn.Module):
         return logits.float()
 
 
-def settled(settings: Settings, device: torch.device) -> Settings:
-    """The settings with the precision that `auto` means on this device: a run is known by what it was trained in.
+def settled(settings: Settings, device: torch.device, world: World | None = None) -> Settings:
+    """The settings with what each `auto` means on this device: a run is known by how it was trained.
 
-    bfloat16 is for processors that multiply matrices of it (AMX), where an update of the default network takes three
-    quarters of the time. On others, and on GPUs, it was not seen to be faster, nor for the networks of mlp and lenet.
+    bfloat16 is for the networks of cnn, on processors that multiply matrices of it (AMX), where an update of the
+    default one takes three quarters of the time, and on GPUs that do and replay updates, where it takes nine tenths.
+    On others, and for the networks of mlp and lenet, it was not seen to be faster.
+
+    Raises:
+        UsageError: a graph is asked for that cannot be.
     """
-    if settings.device.precision != "auto":
-        return settings
-    pays = device.type == "cpu" and isinstance(settings.model, Cnn) and _multiplies_bfloat16()
-    precision = "bfloat16" if pays else "float32"
-    return settings.model_copy(update={"device": settings.device.model_copy(update={"precision": precision})})
+    given = settings.device
+    obstacle = _obstacle(given, device, world or World())
+    if given.cuda_graphs is True and obstacle:
+        raise UsageError(f"device.cuda_graphs = true {obstacle}: leave it at auto")
+    graphs = given.cuda_graphs is not False and not obstacle
+    precision = given.precision
+    if precision == "auto":
+        there = _multiplies_bfloat16() if device.type == "cpu" else graphs and _gpu_multiplies_bfloat16()
+        precision = "bfloat16" if there and isinstance(settings.model, Cnn) else "float32"
+    return settings.model_copy(
+        update={"device": given.model_copy(update={"precision": precision, "cuda_graphs": graphs})}
+    )
+
+
+def _obstacle(settings: Device, device: torch.device, world: World) -> str | None:
+    if device.type != "cuda":
+        return f"needs a GPU of CUDA's, and training is on device.name={device.type}"
+    if world.size > 1:
+        return "takes one process"
+    return "is not for a compiled network" if settings.compile is not None else None
+
+
+def _gpu_multiplies_bfloat16() -> bool:
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def _multiplies_bfloat16() -> bool:

@@ -270,6 +270,7 @@ class Device(Strict):
     threads: Count | None
     precision: Literal["auto", "float32", "bfloat16"]
     compile: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None
+    cuda_graphs: Literal["auto", True, False]
 
 
 def _odd(value: int) -> int:

@@ -73,6 +73,7 @@ def heading(run: Run, split: Summary, plan: Plan) -> None:
     device, threads = (run.info["environment"][key] for key in ("device", "threads"))
     how = run.info["config"]["device"]
     more = (f", {how['precision']}" if how["precision"] != "float32" else "") + (", compiled" if how["compile"] else "")
+    more += ", CUDA graph" if how["cuda_graphs"] is True else ""
     log.info("device   %s, %d %s%s%s", device, threads, "thread" if threads == 1 else "threads", each, more)
 
 

@@ -69,7 +69,7 @@ def follow(settings: Settings, world: World) -> float:
 
         plan = schedule.plan(split.values["sizes"]["train"], settings.train)
         device = choose_device(settings.device, world)
-        settings = settled(settings, device)
+        settings = settled(settings, device, world)
         with stop_signals() as stop:
             try:
                 Trainer(settings, plan, split, device, None, None, stop, Clock(), world).train()
@@ -126,7 +126,7 @@ def train(
     world, clock = world or World(), clock or Clock()
     plan = schedule.plan(split.values["sizes"]["train"], settings.train)
     device = choose_device(settings.device, world)
-    settings = settled(settings, device)
+    settings = settled(settings, device, world)
     run = Run.open(settings, split, device.type, overrides(), folder, world)
     heading(run, split, plan)
     if not run.resumed:

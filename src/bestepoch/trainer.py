@@ -14,7 +14,8 @@ from bestepoch import batchnorm, checkpoint, data, loop, model, optimizers, sche
 from bestepoch.clock import Clock
 from bestepoch.data import Summary
 from bestepoch.distributed import World
-from bestepoch.journal import Journal, Row, read, read_after
+from bestepoch.graph import Graph
+from bestepoch.journal import Journal, Row, numbers, read, read_after
 from bestepoch.loop import NonFiniteLoss
 from bestepoch.precision import trained_as
 from bestepoch.run import Run
@@ -66,6 +67,7 @@ class Trainer:
             batchnorm.over_all_processes(network)
             torch.manual_seed(data.stream(settings.seed, world.rank))  # dropout differs between the parts of a batch
         self.trained = trained_as(settings.device, world.shared(network, self.images[:1]))
+        self.graph = Graph(plan.batch_size, network.parameters()) if settings.device.cuda_graphs is True else None
 
     def train(self) -> None:
         """To the end of the plan, or to where early stopping ends it.
@@ -157,9 +159,10 @@ class Trainer:
             done + 1,
             after,
             account=self.clock.to,
+            graph=self.graph,
         )
+        losses = _finite(losses, begin, rate)  # a GPU has made the updates by then, and not only been told to
         seconds = time.monotonic() - started - self.clock.spent["checkpoints"]
-        losses = _finite(losses, begin, rate)
         with self.clock.on("evaluation"):
             images, labels = (self.world.part(tensor) for tensor in self.held_out)
             fared = loop.score(loop.predict(self.network, images), labels, settings.loss.label_smoothing)
@@ -220,7 +223,7 @@ def _finite(losses: list[Any], begin: int, rate: Callable[[int], float]) -> list
     Raises:
         NonFiniteLoss: naming the first update whose loss is NaN or infinite.
     """
-    values = [loss if isinstance(loss, float) else loss.item() for loss in losses]
+    values = numbers(losses)
     for iteration, value in enumerate(values, begin + 1):
         if not math.isfinite(value):
             raise NonFiniteLoss(iteration, rate(iteration), value)
