@@ -167,3 +167,14 @@ def test_of_a_run_that_was_interrupted_the_parts_of_both_attempts_are_told(proje
 def test_memory_does_not_grow_with_the_epochs(long: Watched, project: Path) -> None:
     short = watched(project, "train.epochs=3", "train.batch_size=20", "seed=2")
     assert long.info["peak_memory"] < short.info["peak_memory"] + 15e6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system tells it otherwise")
+def test_the_peak_is_this_processs_own_and_not_that_of_the_one_that_started_it() -> None:
+    large = bytearray(b"x") * 400_000_000  # a notebook, say
+    ask = "from bestepoch.clock import peak_memory; print(peak_memory()); x = b'x' * 10**8; print(peak_memory())"
+    printed = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout
+    before, after = map(int, printed.split())
+    assert 5e6 < before < 100e6
+    assert 0.9e8 < after - before < 1.2e8
+    assert len(large) == 400_000_000
