@@ -78,7 +78,7 @@ def check(folder: Path, iterations: int) -> None:
                 raise ValueError(f"{tracker} has {steps.total():,} points of {key}, not one for each of {iterations:,}")
 
 
-def machine() -> dict[str, Any]:
+def machine(device: str = "cpu") -> dict[str, Any]:
     """What the figures depend on besides the code."""
     cpuinfo = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
@@ -86,10 +86,17 @@ def machine() -> dict[str, Any]:
     return {
         "cores": os.cpu_count(),
         "processor": names[0] if names else platform.machine(),
+        **({"gpu": _gpu()} if device == "cuda" else {}),
         "python": platform.python_version(),
         **{name: metadata.version(name).partition("+")[0] for name in packages},
         "date": datetime.date.today().isoformat(),
     }
+
+
+def _gpu() -> str:
+    import torch
+
+    return torch.cuda.get_device_name()
 
 
 def write(path: Path, results: dict[str, Any]) -> None:

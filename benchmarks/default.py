@@ -88,15 +88,16 @@ def command(folder: Path, stage: str, given: list[str]) -> str:
     return done.stderr
 
 
-def tested(folder: Path, run: Path, epochs: int, data_name: str) -> list[float]:
+def tested(folder: Path, run: Path, epochs: int, data_name: str, device: str = "cpu") -> list[float]:
     """Test accuracy after each epoch, looked at when all is chosen: to say when 99 % was passed."""
     from bestepoch import chosen, config, data, loop, prepare
     from bestepoch.run import Run
 
     with contextlib.chdir(folder):
         images, labels = data.load(prepare.split_for(config.checked([f"data={data_name}"], False)[1]).folder, "test")
-        networks = (chosen.restored(chosen.chosen_model(Run.read(run), run, epoch)) for epoch in range(1, epochs + 1))
-        return [loop.score(loop.predict(network, images), labels).accuracy for network in networks]
+        models = (chosen.chosen_model(Run.read(run), run, epoch) for epoch in range(1, epochs + 1))
+        logits = (loop.predict(chosen.restored(model).to(device), images) for model in models)
+        return [loop.score(found, labels).accuracy for found in logits]
 
 
 def published(folder: Path, options: argparse.Namespace) -> float:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import tables
 
 from bestepoch import config, prepare
 
-SIDE = 1024  # of the matrices whose product is the machine's limit
+SIDE, GPU_SIDE = 1024, 8192  # of the matrices whose product is the machine's limit
 WARM = 10  # updates before the clock runs
 WAYS: dict[str, dict[str, Any]] = {
     "float32": {"precision": "float32", "compile": None},
@@ -69,27 +70,28 @@ def arguments() -> argparse.Namespace:
 class Loop:
     """The default experiment's network and updates on some images, from the beginning each time."""
 
-    def __init__(self, folder: Path, data_name: str) -> None:
+    def __init__(self, folder: Path, data_name: str, device: str = "cpu") -> None:
         import torch
 
-        from bestepoch import data, loop, model, optimizers
+        from bestepoch import data, graph, loop, model, optimizers
         from bestepoch.device import choose_device
         from bestepoch.precision import settled, trained_as
 
         self.torch, self.data, self.loop, self.optimizers, self.trained_as = torch, data, loop, optimizers, trained_as
+        self.graph = graph
         with contextlib.chdir(folder):
-            self.settings = config.checked([f"data={data_name}", "device.name=cpu"], False)[1]
+            self.settings = config.checked([f"data={data_name}", f"device.name={device}"], False)[1]
             split = prepare.split_for(self.settings)
         self.device = choose_device(self.settings.device)
         self.settings = settled(self.settings, self.device)
         self.precision = self.settings.device.precision
         parts = [data.load(split.folder, part) for part in ("train", "validation")]
-        self.images, self.labels = (torch.cat([part[i] for part in parts]) for i in (0, 1))
+        self.images, self.labels = (torch.cat([part[i] for part in parts]).to(self.device) for i in (0, 1))
         values = split.values
         torch.manual_seed(self.settings.seed)
         self.network = model.build(
             self.settings.model, split.shape, split.classes, values["pixel_mean"], values["pixel_std"]
-        )
+        ).to(self.device)
 
     def seconds(self, images: int, batch_size: int, updates: int | None = None, **way: Any) -> tuple[float, int]:
         """Of an epoch, or of its first updates, and how many images they saw.
@@ -102,25 +104,31 @@ class Loop:
         weights = tuple(p for p in network.parameters() if p.ndim > 1)
         objective = self.loop.Objective(self.settings.loss.label_smoothing, self.settings.optimizer.l1, weights)
         lr = self.settings.optimizer.lr / 100
-        trained = self.trained_as(self.settings.device.model_copy(update=way), network)
+        device = self.settings.device.model_copy(update=way)
+        trained = self.trained_as(device, network)
+        graph = self.graph.Graph(batch_size, network.parameters()) if device.cuda_graphs is True else None
 
-        def train(batches: Any) -> None:
+        def train(epoch: int, images: int, updates: int | None) -> int:
+            augment = self.data.Augment(self.settings.augment, 0, epoch, images, self.device)
+            order = self.data.order(0, epoch, images).to(self.device)
+            batches = self.torch.split(order, batch_size)[:updates]
             self.loop.train_epoch(
-                trained, self.images, self.labels, batches, augment, objective, optimizer, lambda _: lr, 1, nothing
+                *(trained, self.images, self.labels, batches, augment, objective, optimizer, lambda _: lr, 1, nothing),
+                graph=graph,
             )
+            if self.device.type == "cuda":
+                self.torch.cuda.synchronize()
+            return sum(map(len, batches))
 
         def nothing(*_: Any) -> None:
             pass
 
-        augment = self.data.Augment(self.settings.augment, 0, 0, len(self.images), self.device)
         began = time.perf_counter()
-        train(self.torch.split(self.data.order(0, 0, len(self.images))[: WARM * batch_size], batch_size))
+        train(0, len(self.images), WARM)
         self.warm_seconds = time.perf_counter() - began
         began = time.perf_counter()
-        augment = self.data.Augment(self.settings.augment, 0, 1, images, self.device)
-        batches = self.torch.split(self.data.order(0, 1, images), batch_size)[:updates]
-        train(batches)
-        return time.perf_counter() - began, sum(map(len, batches))
+        seen = train(1, images, updates)
+        return time.perf_counter() - began, seen
 
     def flops(self) -> int:
         """Of an image, forward and backward, as PyTorch counts them: two for each multiplication with its addition."""
@@ -133,13 +141,20 @@ class Loop:
 
     def limit(self, seconds: float) -> float:
         """FLOP a second of a plain matrix product in the precision of training, all threads."""
-        a = self.torch.randn(SIDE, SIDE).to(getattr(self.torch, self.precision))
-        a @ a
+        side = SIDE if self.device.type == "cpu" else GPU_SIDE
+        a = self.torch.randn(side, side, device=self.device).to(getattr(self.torch, self.precision))
+        return 2 * side**3 / self.pace(lambda: a @ a, seconds)
+
+    def pace(self, work: Callable[[], Any], seconds: float) -> float:
+        """Seconds that a call takes, of as many as fit in ``seconds``."""
+        work()
         began, times = time.perf_counter(), 0
         while time.perf_counter() - began < seconds:
-            a @ a
+            work()
             times += 1
-        return 2 * SIDE**3 * times / (time.perf_counter() - began)
+            if self.device.type == "cuda":
+                self.torch.cuda.synchronize()
+        return (time.perf_counter() - began) / times
 
 
 def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:

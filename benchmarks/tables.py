@@ -154,12 +154,13 @@ def _seconds(values: list[float]) -> str:
     return f"{median(values):.1f} s ({min(values):.1f} to {max(values):.1f})"
 
 
+def _spread(values: list[float], form: str) -> str:
+    return f"{form} ({form} to {form})".format(median(values), min(values), max(values))
+
+
 def speed(results: dict[str, Any]) -> str:
     """How near the default experiment comes to what the machine can do, and how that scales."""
     pace, epoch, many = results["images_a_second"], results["seconds_an_epoch"], results["epochs"]
-
-    def spread(values: list[float], form: str) -> str:
-        return f"{form} ({form} to {form})".format(median(values), min(values), max(values))
 
     few, most = (list(epoch)[i] for i in (0, -1))
     each = [median(epoch[n]) / int(n) for n in (few, most)]
@@ -169,21 +170,21 @@ def speed(results: dict[str, Any]) -> str:
     lines = [
         ["the default experiment's updates", ""],
         ["FLOP an image, forward and backward", f"{results['flops'] / 1e6:.1f} million"],
-        ["plain matrix product, GFLOP/s", spread([limit / 1e9 for limit in results["limit"]], "{:,.0f}")],
+        ["plain matrix product, GFLOP/s", _spread([limit / 1e9 for limit in results["limit"]], "{:,.0f}")],
         [
             "training, GFLOP/s",
-            spread([a * b / 1e9 for a, b in zip(results["limit"], results["share"], strict=True)], "{:,.0f}"),
+            _spread([a * b / 1e9 for a, b in zip(results["limit"], results["share"], strict=True)], "{:,.0f}"),
         ],
-        ["share of it that training reaches", spread(results["share"], "{:.0%}")],
+        ["share of it that training reaches", _spread(results["share"], "{:.0%}")],
         *(
-            [f"images a second, batches of {results['batch']}, {way}", spread(v, "{:,.0f}")]
+            [f"images a second, batches of {results['batch']}, {way}", _spread(v, "{:,.0f}")]
             for way, v in results["ways"].items()
         ),
         *(
             [f"seconds until it trains, {way}{'; the compiler is loaded already' * (i > 0)}", f"{seconds:.0f}"]
             for i, (way, seconds) in enumerate(results["compiled_in"].items())
         ),
-        *([f"images a second, batches of {int(size):,}", spread(v, "{:,.0f}")] for size, v in pace.items()),
+        *([f"images a second, batches of {int(size):,}", _spread(v, "{:,.0f}")] for size, v in pace.items()),
         [f"µs an image, an epoch of {int(few):,} and of {int(most):,}", " and ".join(f"{s * 1e6:.1f}" for s in each)],
         [f"{many['images']:,} images, everything on: an epoch after {half}, ÷ one before", f"{late / early:.2f}"],
         [f"peak memory of {len(many['seconds'])} epochs, and of 3", f"{peaks[1]:,.0f} MB and {peaks[0]:,.0f} MB"],
@@ -193,6 +194,77 @@ def speed(results: dict[str, Any]) -> str:
         f"{results['data']}, {results['threads']} threads{_trained_in(results)}, median of "
         f"{len(results['share'])} rounds (smallest to largest), {_machine(results)}. Made by "
         f"`python benchmarks/speed.py --picture docs/speed.png`.",
+    )
+
+
+def gpu(results: dict[str, Any]) -> str:
+    """What whole trainings on a GPU reach and take."""
+    lines: list[list[str]] = [["on a GPU"], ["test accuracy"], ["the training stage, as a command"], ["of it start-up"]]
+    lines += [["of it epochs"], ["99.5 % test accuracy after"], ["images a second, everything on"]]
+    for given, runs in results["experiments"].items():
+        reached = [run["test_accuracy"] for run in runs]
+        passed = [
+            next(end for end, there in zip(run["ends"], run["epochs_test_accuracy"], strict=True) if there >= 0.995)
+            for run in runs
+            if max(run["epochs_test_accuracy"]) >= 0.995
+        ]
+        after = (
+            _seconds(passed) + f", {len(passed)} of {len(runs)} seeds" * (len(passed) < len(runs)) if passed else "–"
+        )
+        column = [
+            f"`{given}`" if given else "default",
+            f"{mean(reached):.2%} ({min(reached):.2%} to {max(reached):.2%})",
+            _seconds([run["seconds"] for run in runs]),
+            _seconds([run["start"] for run in runs]),
+            _seconds([run["ends"][-1] - run["start"] for run in runs]),
+            after,
+            _spread([run["images_a_second"] for run in runs], "{:,.0f}"),
+        ]
+        for line, cell in zip(lines, column, strict=True):
+            line.append(cell)
+    runs = next(iter(results["experiments"].values()))
+    return _block(
+        lines,
+        f"Mean and extremes of {len(runs)} seeds, and median times (smallest to largest). {results['data']}"
+        f"{_trained_in(results)}, {_machine(results)}. Made by {_made_by_gpu(results)}.",
+    )
+
+
+def _made_by_gpu(results: dict[str, Any]) -> str:
+    seeds = [str(run["seed"]) for run in next(iter(results["experiments"].values()), [])]
+    return f"`python benchmarks/gpu.py --seeds {' '.join(seeds)}`"
+
+
+def gpu_updates(results: dict[str, Any]) -> str:
+    """How an update on a GPU is best made, and how far it is from what the GPU could do."""
+    batch, precision = results["batch"], results["precision"]
+    replayed = results["ways"][f"{precision}, replayed"]
+    of_experiments = next(iter(results["experiments"].values()), [])
+    whole = [run["images_a_second"] / median(replayed) for run in of_experiments]
+    seconds = batch / median(replayed)
+    by_flop, by_bytes = batch * results["flops"] / results["limit"], results["bytes"] / results["copy"]
+    lines = [["the default experiment's updates on a GPU", ""]]
+    for way, values in results["ways"].items():
+        lines.append([f"images a second, batches of {batch}, {way}", _spread(values, "{:,.0f}")])
+    for way, warm in results["warm"].items():
+        lines.append([f"seconds until it trains, {way}", f"{warm:.1f}"])
+    if whole:
+        lines.append([f"images a second, a whole training ÷ {precision}, replayed", _spread(whole, "{:.2f}")])
+    for size, values in results["images_a_second"].items():
+        lines.append([f"images a second, batches of {int(size):,}", _spread(values, "{:,.0f}")])
+    lines.append([f"an update with a batch of {batch}", f"{seconds * 1e6:.0f} µs"])
+    if results["kernels"]:
+        share = results["busy"] / 1e6 / seconds
+        lines.append(["its kernels, and the share of the time that they run", f"{results['kernels']:.0f}, {share:.0%}"])
+    lines += [
+        [f"its floor by FLOP ({results['limit'] / 1e12:,.3g} TFLOP/s, a matrix product)", f"{by_flop * 1e6:.1f} µs"],
+        [f"its floor by bytes ({results['copy'] / 1e12:,.2g} TB/s, a copy)", f"{by_bytes * 1e6:.1f} µs"],
+    ]
+    return _block(
+        lines,
+        f"Nothing recorded but in whole trainings; {precision}, replayed, where nothing else is said. "
+        f"{results['data']}, median of {len(replayed)} rounds (smallest to largest), {_machine(results)}. Made by "
+        f"{_made_by_gpu(results)}.",
     )
 
 
@@ -377,7 +449,8 @@ def _ratio(ours: list[float], theirs: list[float]) -> str:
 def _machine(results: dict[str, Any]) -> str:
     values = results["machine"]
     versions = [f"{name} {values[name]}" for name in ("python", "torch", "mlflow", "lightning") if name in values]
-    return f"{values['cores']} cores ({values['processor']}), {', '.join(versions)}, {values['date']}"
+    device = f"{values['gpu']}, " if "gpu" in values else ""
+    return f"{device}{values['cores']} cores ({values['processor']}), {', '.join(versions)}, {values['date']}"
 
 
 def _block(lines: list[list[str]], note: str) -> str:
@@ -389,10 +462,12 @@ def _block(lines: list[list[str]], note: str) -> str:
 # the tables of each page: the file of results that each is made from, and what makes it
 PAGES: dict[Path, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
     README: {made.__name__: (made.__name__, made) for made in (default, speed, tracking, flat, outages, sweeps, kills)}
-    | {name: (name, default) for name in ("quick", "accurate")},
+    | {name: (name, default) for name in ("quick", "accurate")}
+    | {"gpu": ("gpu", gpu), "gpu-updates": ("gpu", gpu_updates)},
     SCALE: {"scale": ("scale", scale), "sums": ("scale", sums)},
     RECIPE: {
-        f"recipe-{name}": ("recipe", partial(recipe, name=name)) for name in ("choices", "pooled", "default", "quick")
+        f"recipe-{name}": ("recipe", partial(recipe, name=name))
+        for name in ("choices", "pooled", "default", "quick")
     },
 }
 

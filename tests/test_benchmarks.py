@@ -142,6 +142,27 @@ def test_speed_and_how_it_scales_are_measured_shown_and_drawn(tables: Any, tmp_p
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_what_a_gpu_makes_of_the_experiments_is_measured_and_shown(tables: Any, tmp_path: Path) -> None:
+    """On the processor, where nothing is replayed, for the program's sake."""
+    ways = ["float32, step by step", "float32, replayed", "bfloat16, replayed"]
+    tiny = ["--device=cpu", "--data=mnist_sample", "--rounds=1", "--seconds=0.1", "--seeds", "3", "4", "--ways", *ways]
+    given = "+experiment=quick optimizer.lr=0.01"
+    results, printed = benchmark("gpu", tmp_path, *tiny, "--batch-sizes", "500", "--experiments", given)
+    assert set(results["ways"]) == set(ways) and set(results["images_a_second"]) == {"500"}
+    assert results["flops"] == 3 * forward_flops() - first_layers_input_flops()
+    assert [run["seed"] for run in results["experiments"][given]] == [3, 4]
+    for run in results["experiments"][given]:
+        assert 0 < run["start"] < run["ends"][0] < run["seconds"]
+        assert run["test_accuracy"] in run["epochs_test_accuracy"]
+        assert run["device"]["cuda_graphs"] is False
+    assert printed == tables.gpu(results) + "\n" + tables.gpu_updates(results) + "\n"
+    assert "| on a GPU | `+experiment=quick optimizer.lr=0.01` |" in printed
+    assert "| 99.5 % test accuracy after | – |" in printed
+    runs = results["experiments"][given]
+    runs[0]["epochs_test_accuracy"], runs[0]["ends"] = [0.99, 0.9951], [4.0, 7.0]
+    assert "after | 7.0 s (7.0 to 7.0), 1 of 2 seeds |" in tables.gpu(results)
+
+
 def test_a_search_is_run_and_shown(tables: Any, tmp_path: Path) -> None:
     tiny = ["--data=mnist_sample", "--validation=0.2", "--searches", "quick", f"--folder={tmp_path / 'work'}"]
     kept = {"command": "of another day"}

@@ -28,7 +28,7 @@ def settled(settings: Settings, device: torch.device, world: World | None = None
     """The settings with what each `auto` means on this device: a run is known by how it was trained.
 
     bfloat16 is for the networks of cnn, on processors that multiply matrices of it (AMX), where an update of the
-    default one takes three quarters of the time, and on GPUs that do and replay updates, where it takes nine tenths.
+    default one takes three quarters of the time, and on GPUs that do and replay updates, where it takes as much less.
     On others, and for the networks of mlp and lenet, it was not seen to be faster.
 
     Raises:
