@@ -242,13 +242,8 @@ def test_auto_trains_a_cnn_on_the_gpu_by_replaying_in_bfloat16_and_a_killed_run_
     one, other = ([row["val/loss"] for row in live.table(run / "epochs.csv")] for run in runs)
     assert one == other
     info = json.loads((runs[0] / "run.json").read_text())
-    assert info["config"]["device"] == {
-        "name": "auto",
-        "threads": None,
-        "compile": None,
-        "cuda_graphs": True,
-        "precision": "bfloat16" if supported else "float32",
-    }
+    precision = "bfloat16" if supported else "float32"  # but not whether it was replayed, which changes no bit
+    assert info["config"]["device"] == {"name": "auto", "threads": None, "precision": precision, "compile": None}
     assert "test     " in live.run(whole, "evaluate", f"run={runs[0]}")
 
 

@@ -119,6 +119,12 @@ def test_auto_on_a_gpu_replays_where_it_can_and_then_is_bfloat16_where_the_gpu_m
     assert (found.precision, found.cuda_graphs) == meant
 
 
+def test_a_run_is_the_same_whether_it_is_replayed_or_not() -> None:
+    given = (["device.precision=float32", f"device.cuda_graphs={on}"] for on in ("true", "false", "auto"))
+    one, *others = (config.checked(overrides, False)[1].training() for overrides in given)
+    assert others == [one, one]
+
+
 @pytest.mark.parametrize(
     ("device", "given", "processes", "why"),
     [
