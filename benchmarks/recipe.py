@@ -20,8 +20,11 @@ import common
 import tables
 
 GOAL = ("selection.metric=val/accuracy", "selection.mode=max")  # losses do not compare where targets are smoothed
-# the network of the first searches, whose second block pools
-POOLED = ["model.kernels=[5,3]", "model.strides=[2,1]", "model.pools=[1,2,1]"]
+# the default of the first searches, but for its network
+BEFORE = ["scheduler.pct_start=0.3"]
+# that network, whose second block pools, and the one after it
+POOLED = [*BEFORE, "model.kernels=[5,3]", "model.strides=[2,1]", "model.pools=[1,2,1]"]
+STRIDED = [*BEFORE, "model.kernels=[5,4,3]", "model.strides=[2,2,1]"]
 FOLDS = ["split.folds=5", "split.fold=0,1,2,3,4"]
 SEARCHES = {
     "choices": [
@@ -33,9 +36,11 @@ SEARCHES = {
         "loss.label_smoothing=0,0.1",
     ],
     "pooled": [*FOLDS, *POOLED, "model.channels=[24,48,96],[32,64,128]", "model.tta_shift=0"],
+    "strided": [*FOLDS, *STRIDED, "model.channels=[32,64,128]", "model.tta_shift=0,1"],
     "default": [*FOLDS, "model.tta_shift=0,1"],
     "quick": [
         "+experiment=quick",
+        "scheduler.pct_start=0.3",
         "model.channels=[8,16,32],[12,24,48]",
         "train.batch_size=100,200",
         "optimizer.lr=0.01,0.02",

@@ -467,7 +467,7 @@ PAGES: dict[Path, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
     SCALE: {"scale": ("scale", scale), "sums": ("scale", sums)},
     RECIPE: {
         f"recipe-{name}": ("recipe", partial(recipe, name=name))
-        for name in ("choices", "pooled", "default", "quick")
+        for name in ("choices", "pooled", "strided", "default", "quick")
     },
 }
 

@@ -89,9 +89,9 @@ def test_where_many_places_are_left_or_nothing_is_learned_it_is_pytorchs_own(tak
     assert len(taken) == 1
 
 
-def test_the_default_network_goes_this_way_in_its_last_block(taken: list[Any]) -> None:
+def test_the_default_network_goes_this_way_in_its_last_two_blocks(taken: list[Any]) -> None:
     network = model.build(config.checked([], False)[1].model, (28, 28), 10, 33.0, 78.0)
     network.train()(torch.randint(0, 256, (2, 28, 28), dtype=torch.uint8)).sum().backward()
-    assert [tuple(x.shape[1:]) for x in taken] == [(64, 5, 5)]
+    assert [tuple(x.shape[1:]) for x in taken] == [(32, 10, 10), (64, 4, 4)]
     assert all(weight.grad is not None for weight in network.parameters())
     assert {type(layer) for layer in network.modules()} >= {Conv2d, nn.BatchNorm2d}

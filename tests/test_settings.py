@@ -258,7 +258,7 @@ def test_every_value_of_a_sweep_is_checked_before_the_first_job(
 def test_a_good_sweep_passes_unchanged_and_its_first_job_comes_back(here: None, overrides: list[str]) -> None:
     same, first = config.checked(overrides, True)
     assert same == overrides
-    expected = {"seed": 3 if overrides == ["seed=3"] else 0, "optimizer": "adamw", "channels": [32, 64, 128]}
+    expected = {"seed": 3 if overrides == ["seed=3"] else 0, "optimizer": "adamw", "channels": [32, 32, 64, 128]}
     if "optimizer=sgd,adamw" in overrides:
         expected["optimizer"] = "sgd"
     elif "optimizer=glob(*,exclude=sgd)" in overrides:

@@ -107,7 +107,7 @@ def test_the_learning_rate_is_the_one_that_the_update_used(trained: Trained) -> 
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.AdamW([parameter], lr=0.01)
     oracle = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, 0.01, total_steps=updates, pct_start=0.3, div_factor=25.0, final_div_factor=10000.0
+        optimizer, 0.01, total_steps=updates, pct_start=0.15, div_factor=25.0, final_div_factor=10000.0
     )
     used = []
     for _ in range(updates):
@@ -137,11 +137,11 @@ def test_parameters_and_the_config_artifact_are_the_resolved_configuration(train
     wanted = {
         "data": "mnist_sample",
         "model": "cnn",
-        "model.channels": "[32, 64, 128]",
+        "model.channels": "[32, 32, 64, 128]",
         "optimizer": "adamw",
         "optimizer.lr": "0.01",
         "scheduler": "onecycle",
-        "scheduler.pct_start": "0.3",
+        "scheduler.pct_start": "0.15",
         "augment": "shift",
         "augment.pixels": "2",
         "stopping": "none",
@@ -341,9 +341,9 @@ def test_the_logged_model_predicts_what_the_network_predicts(trained: Trained, e
     summary = json.loads((split / "summary.json").read_text())
     menu = schema.Cnn(
         name="cnn",
-        channels=[32, 64, 128],
-        kernels=[5, 4, 3],
-        strides=[2, 2, 1],
+        channels=[32, 32, 64, 128],
+        kernels=[5, 3, 4, 3],
+        strides=[2, 1, 2, 1],
         pools=[1],
         padding=0,
         activation="relu",
