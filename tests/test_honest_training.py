@@ -259,7 +259,7 @@ def test_validation_is_of_the_plain_images_with_the_weights_after_the_epoch(watc
 
 def test_the_first_batch_of_a_training_is_met_with_a_guess(watched: Watched) -> None:
     assert watched.journal[0]["train/loss"] == pytest.approx(math.log(10), abs=0.3)
-    assert watched.journal[-1]["train/loss"] < 1.0
+    assert watched.journal[-1]["train/loss"] < 1.2
 
 
 def test_l1_reaches_the_loss_of_a_real_training(

@@ -204,7 +204,7 @@ def test_every_network_takes_other_images_and_any_number_of_classes(
 ) -> None:
     torch.manual_seed(0)
     menu = config.menu_entry("model", name)
-    if name == "cnn" and min(shape) < 19:  # what its error says to do there
+    if name == "cnn" and min(shape) < 23:  # what its error says to do there
         with pytest.raises(UsageError, match=r"or model\.padding=2"):
             model.build(menu, shape, classes, 33.0, 78.0)
         menu = menu.model_copy(update={"padding": 2})
@@ -260,7 +260,7 @@ def test_cnn_says_that_nothing_is_left_of_the_images() -> None:
     with pytest.raises(UsageError) as caught:
         model.build(config.menu_entry("model", "cnn"), (9, 28), 10, 0.0, 1.0)  # type: ignore[arg-type]
     assert str(caught.value) == (
-        "model = cnn leaves nothing of images of 9 x 28 pixels after 2 of its blocks: "
+        "model = cnn leaves nothing of images of 9 x 28 pixels after 3 of its blocks: "
         "give it fewer model.channels, smaller kernels, or model.padding=2"
     )
 
@@ -304,16 +304,18 @@ def test_an_image_is_not_moved_out_of_sight() -> None:
     )
 
 
-# with zeros around: of 28 pixels 13 are left, 6 (3 of them where pooled), 3 and 3
-@pytest.mark.parametrize(("channels", "side"), [([3], 13), ([3, 5], 3), ([3, 5, 7], 3), ([3, 5, 7, 9], 3)])
+# with zeros around: of 28 pixels 13 are left, 13 (7 of them where pooled), 3, 3 and 3
+@pytest.mark.parametrize(
+    ("channels", "side"), [([3], 13), ([3, 5], 7), ([3, 5, 7], 3), ([3, 5, 7, 9], 3), ([3, 5, 7, 9, 11], 3)]
+)
 def test_the_last_kernel_and_stride_are_those_of_all_further_blocks(channels: list[int], side: int) -> None:
     given = ["model=cnn", f"model.channels=[{','.join(map(str, channels))}]", "model.padding=1", "model.pools=[1,2,1]"]
     menu = config.checked(given, False)[1].model
-    assert isinstance(menu, Cnn) and (menu.kernels, menu.strides) == ([5, 4, 3], [2, 2, 1])
+    assert isinstance(menu, Cnn) and (menu.kernels, menu.strides) == ([5, 3, 4, 3], [2, 1, 2, 1])
     layers = list(model.build(menu, (28, 28), 10, 33.0, 78.0).modules())
     convolutions = [m for m in layers if isinstance(m, torch.nn.Conv2d)]
-    assert [m.kernel_size[0] for m in convolutions] == [5, 4, 3, 3][: len(channels)]
-    assert [m.stride[0] for m in convolutions] == [2, 2, 1, 1][: len(channels)]
+    assert [m.kernel_size[0] for m in convolutions] == [5, 3, 4, 3, 3][: len(channels)]
+    assert [m.stride[0] for m in convolutions] == [2, 1, 2, 1, 1][: len(channels)]
     assert [m.kernel_size for m in layers if isinstance(m, torch.nn.MaxPool2d)] == [2][: len(channels) - 1]
     (linear,) = (m for m in layers if isinstance(m, torch.nn.Linear))
     assert linear.in_features == channels[-1] * side**2
@@ -323,7 +325,7 @@ def test_the_last_kernel_and_stride_are_those_of_all_further_blocks(channels: li
     ("overrides", "linear", "convolutions"),
     [
         (["model=mlp", "model.hidden=[7,5,3]"], [(784, 7), (7, 5), (5, 3), (3, 10)], []),
-        (["model=cnn", "model.channels=[3,5]"], [(5 * 5 * 5, 10)], [(1, 3), (3, 5)]),
+        (["model=cnn", "model.channels=[3,5]"], [(5 * 10 * 10, 10)], [(1, 3), (3, 5)]),
         (["model=cnn", "model.channels=[4]"], [(4 * 12 * 12, 10)], [(1, 4)]),
         (["model=lenet"], [(400, 120), (120, 84), (84, 10)], [(1, 6), (6, 16)]),
     ],

@@ -291,7 +291,7 @@ def test_onecycle_carries_its_own_warm_up() -> None:
     top = ours.index(max(ours))
     assert ours[0] == pytest.approx(0.01 / 25, rel=1e-12)
     assert ours[top] == pytest.approx(0.01, rel=1e-12)
-    assert top == round(0.3 * 3_600) - 1
+    assert top == round(0.15 * 3_600) - 1
     assert ours[-1] == pytest.approx(0.01 / 25 / 1e4, rel=1e-9)
     assert all(a < b for a, b in itertools.pairwise(ours[: top + 1]))
     assert all(a > b for a, b in itertools.pairwise(ours[top:]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,9 @@ from torch.nn.functional import cross_entropy
 
 from bestepoch.data import Augment
 from bestepoch.distributed import World
-from bestepoch.graph import Graph
+
+if TYPE_CHECKING:
+    from bestepoch.graph import Graph
 
 After = Callable[[int, "float | Tensor", float], None]
 Switch = Callable[[str], None]

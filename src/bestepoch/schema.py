@@ -349,6 +349,5 @@ class Settings(Strict):
     def training(self) -> dict[str, Any]:
         """The part that decides which numbers a training gives; with data and code, a run's identity."""
         keys = {"model", "optimizer", "scheduler", "augment", "stopping", "seed", "split", "train", "loss", "device"}
-        parts = self.model_dump(include=keys)
-        del parts["device"]["cuda_graphs"]  # which changes no bit
-        return {"data": self.data.name, **parts}
+        same_bits = {"device": {"cuda_graphs"}}
+        return {"data": self.data.name, **self.model_dump(include=keys, exclude=same_bits)}

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from bestepoch.journal import Row
     from bestepoch.run import Run
     from bestepoch.schedule import Plan
-    from bestepoch.schema import Settings
 
 log = logging.getLogger("bestepoch")
 
@@ -61,8 +60,8 @@ def styled(line: str) -> str:
     return f"\x1b[1;{colour}m{found[0]}\x1b[0m{line[found.end() :]}"
 
 
-def heading(run: Run, split: Summary, plan: Plan, settings: Settings) -> None:
-    """What is trained on what, and the arithmetic, before training starts."""
+def heading(run: Run, split: Summary, plan: Plan, replayed: bool) -> None:
+    """What is trained on what and how, and the arithmetic, before training starts; ``replayed``: by a CUDA graph."""
     log.info("run      %s%s", run.name, " (resumed)" if run.resumed else "")
     log.info("data     %s", split.name)
     if split.offline_sample:
@@ -74,7 +73,7 @@ def heading(run: Run, split: Summary, plan: Plan, settings: Settings) -> None:
     device, threads = (run.info["environment"][key] for key in ("device", "threads"))
     how = run.info["config"]["device"]
     more = (f", {how['precision']}" if how["precision"] != "float32" else "") + (", compiled" if how["compile"] else "")
-    more += ", CUDA graph" if settings.device.cuda_graphs is True else ""
+    more += ", CUDA graph" * replayed
     log.info("device   %s, %d %s%s%s", device, threads, "thread" if threads == 1 else "threads", each, more)
 
 

@@ -128,7 +128,7 @@ def train(
     device = choose_device(settings.device, world)
     settings = settled(settings, device, world)
     run = Run.open(settings, split, device.type, overrides(), folder, world)
-    heading(run, split, plan, settings)
+    heading(run, split, plan, settings.device.cuda_graphs is True)
     if not run.resumed:
         continuation.begin(run, settings, plan)
     if run.status == "finished":
