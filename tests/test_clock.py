@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 from mlflow import MlflowClient
 
 import live
+from bestepoch import loop
 from bestepoch.clock import ACCOUNTS, Clock, process_age
 
 pytestmark = pytest.mark.xdist_group("clock")
@@ -178,3 +180,17 @@ def test_the_peak_is_this_processs_own_and_not_that_of_the_one_that_started_it()
     assert 5e6 < before < 100e6
     assert 0.9e8 < after - before < 1.2e8
     assert len(large) == 400_000_000
+
+
+def test_the_time_of_a_replayed_batch_is_that_of_its_passes() -> None:
+    """Its data are part of what is replayed, and what the processor waits for is not them."""
+    network = torch.nn.Linear(1, 2)
+    told: list[str] = []
+    loop.train_epoch(
+        *(network, torch.zeros(2, 1), torch.zeros(2, dtype=torch.long), [torch.arange(2)] * 2),
+        *(lambda images, _index: images, loop.Objective(0.0, 0.0, ()), torch.optim.SGD(network.parameters())),
+        *(lambda _: 0.1, 1, lambda *_: None),
+        account=told.append,
+        graph=lambda _work, _index, _augment: torch.tensor(0.5),
+    )
+    assert told == ["data", *["forward_backward", "optimizer", "tracking", "data"] * 2]

@@ -100,7 +100,11 @@ def train_epoch(
     network.train()
     account("data")
     for iteration, index in enumerate(batches, first):
-        loss = forward_backward(index, augment) if graph is None else graph(forward_backward, index, augment)
+        if graph is None:
+            loss = forward_backward(index, augment)
+        else:
+            account("forward_backward")  # a replayed batch does not come by there, and it is what is waited for
+            loss = graph(forward_backward, index, augment)
         lr = rate(iteration)
         value: float | Tensor = loss.item() if loss.device.type == "cpu" else loss
         if isinstance(value, float) and not math.isfinite(value):
