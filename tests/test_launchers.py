@@ -431,4 +431,5 @@ def test_jobs_that_want_the_same_data_at_once_fetch_it_once(copy: Path, tmp_path
     runs = [json.loads(path.read_text()) for path in sweep_of(copy).glob("*/run.json")]
     assert [(run["data"]["name"], run["environment"]["threads"]) for run in runs] == [("mine", 2), ("mine", 2)]
     prepared = [path.name for path in (copy / "data/prepared").iterdir() if path.is_dir()]
-    assert sum(name.startswith("mine-") for name in prepared) == 1 and not any(n.startswith(".") for n in prepared)
+    assert sum(name.startswith("mine-") for name in prepared) == 1
+    assert [name for name in prepared if name.startswith(".")] == [".files"]

@@ -581,7 +581,7 @@ def test_own_split_is_made_once(in_checkout):
         shutil.move(in_checkout / "elsewhere", in_checkout / "my")
     assert again == made
     assert {path.name: path.stat().st_mtime_ns for path in made.folder.iterdir()} == before
-    assert {path.name for path in (in_checkout / "data/prepared").iterdir()} == {".lock", made.folder.name}
+    assert {path.name for path in (in_checkout / "data/prepared").iterdir()} == {".lock", ".files", made.folder.name}
 
 
 def test_each_split_has_its_own_folder(in_checkout):

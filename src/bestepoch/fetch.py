@@ -40,11 +40,14 @@ def main(settings: Settings) -> None:
     log.info("%s: %s, in data/download", about["name"], about["source"])
 
 
-def fetch(data: Idx | Sample, how: Fetch, out: Path) -> dict[str, Any]:
+def fetch(data: Idx | Sample, how: Fetch, out: Path, *at_hand: Path) -> dict[str, Any]:
     """Put the four files and ``dataset.json``, which says what they are, into ``out``.
 
     Files that are in ``out`` already and have the right checksum are not fetched again. Everything is brought
     together beside ``out``, which is replaced as a whole.
+
+    Args:
+        at_hand: further folders where such files may be.
 
     Returns:
         the content of ``dataset.json``.
@@ -58,7 +61,7 @@ def fetch(data: Idx | Sample, how: Fetch, out: Path) -> dict[str, Any]:
     requested = data.name
     try:
         if isinstance(data, Idx):
-            reasons, corrupt = _from_mirrors(data, how, out, beside)
+            reasons, corrupt = _from_mirrors(data, how, (out, *at_hand), beside)
             if reasons:
                 if corrupt or data.fallback is None:
                     raise UsageError(_failed(data, reasons, corrupt))
@@ -82,17 +85,19 @@ def mirrors(data: Idx) -> list[str]:
     return [own, *data.mirrors] if own else list(data.mirrors)
 
 
-def _from_mirrors(data: Idx, how: Fetch, out: Path, beside: Path) -> tuple[list[str], bool]:
-    """Each file from the first mirror that has it whole.
+def _from_mirrors(data: Idx, how: Fetch, at_hand: tuple[Path, ...], beside: Path) -> tuple[list[str], bool]:
+    """Each file from a folder at hand, or from the first mirror that has it whole.
 
     Returns:
         a reason for each mirror where a file could not be had at all (else nothing), and whether any was corrupt.
     """
     for role, name in data.files.model_dump().items():
         checksum = getattr(data.md5, role)
-        if checksum and (out / name).is_file() and md5(out / name) == checksum.lower():
-            shutil.copyfile(out / name, beside / name)
-            continue
+        if checksum:
+            paths = (folder / name for folder in at_hand)
+            if good := next((path for path in paths if path.is_file() and md5(path) == checksum.lower()), None):
+                shutil.copyfile(good, beside / name)
+                continue
         reasons, corrupt = [], False
         for mirror in mirrors(data):
             try:

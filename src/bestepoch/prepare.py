@@ -61,10 +61,12 @@ def _prepare(settings: Settings, folder: Path) -> None:
     from bestepoch.fetch import fetch
     from bestepoch.split import announce, split
 
+    # kept for the next split of them: five folds of a data set are one download
+    files = folder.parent / ".files" / f"{settings.data.name}-{project.digest(settings.data.model_dump())}"
+    fetch(settings.data, settings.fetch, files, project.root() / "data/raw")
     beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".beside."))
     try:
-        fetch(settings.data, settings.fetch, beside / "raw")
-        announce(split(beside / "raw", beside / "split", settings.split))
+        announce(split(files, beside / "split", settings.split))
         (beside / "split").rename(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
