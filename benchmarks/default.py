@@ -54,29 +54,37 @@ def arguments() -> argparse.Namespace:
 
 def ours(folder: Path, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """A training and its evaluation, as commands, and how each of its epochs does on the test images."""
+    given = [f"+experiment={options.experiment}"] * bool(options.experiment)
+    measured, run = training(folder, seed, options.data, given)
+    # what the trackers are told of it is not looked at
+    untracked = ["tracking.mlflow=false", "tracking.tensorboard=false"]
+    command(folder, "evaluate", [f"data={options.data}", "device.name=cpu", *given, f"run={run}", *untracked])
+    metrics = json.loads((run / "evaluate/metrics.json").read_text())
+    return measured | {key: metrics[key] for key in ("best_epoch", "val_accuracy", "test_accuracy")}
+
+
+def training(
+    folder: Path, seed: int, data: str, overrides: list[str], device: str = "cpu"
+) -> tuple[dict[str, Any], Path]:
+    """A training as a command: what it took, how each of its epochs does on the test images; and its run's folder."""
     common.fresh(folder)
-    given = [f"data={options.data}", "device.name=cpu"] + (
-        [f"+experiment={options.experiment}"] * bool(options.experiment)
-    )
     began, started = time.time(), time.perf_counter()
-    said = command(folder, "train", [*given, f"seed={seed}"])
+    said = command(folder, "train", [f"data={data}", f"device.name={device}", *overrides, f"seed={seed}"])
     seconds = time.perf_counter() - started
     (run,) = (path.parent for path in (folder / "runs").glob("*/run.json"))
-    command(folder, "evaluate", [*given, f"run={run}"])
-    metrics = json.loads((run / "evaluate/metrics.json").read_text())
     with (run / "epochs.csv").open() as file:
         ends = [float(row["time"]) - began for row in csv.DictReader(file)]
     info = json.loads((run / "run.json").read_text())
-    return {
+    measured = {
         "seed": seed,
         "precision": info["config"]["device"]["precision"],
         "seconds": seconds,
         "start": float(re.findall(r"^start +(\S+) s", said, re.MULTILINE)[0]),
         "spent": info["spent"],
         "ends": ends,
-        "epochs_test_accuracy": tested(folder, run, len(ends), options.data),
-        **{key: metrics[key] for key in ("best_epoch", "val_accuracy", "test_accuracy")},
+        "epochs_test_accuracy": tested(folder, run, len(ends), data, device),
     }
+    return measured, run
 
 
 def command(folder: Path, stage: str, given: list[str]) -> str:

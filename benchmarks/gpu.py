@@ -9,10 +9,8 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import re
 import statistics
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -117,34 +115,19 @@ def kernels(loop: speed.Loop, batch: int, updates: int = 100) -> dict[str, Any]:
 
 
 def training(folder: Path, seed: int, overrides: list[str], options: argparse.Namespace) -> dict[str, Any]:
-    """A training as a command, and how each of its epochs does on the test images."""
-    common.fresh(folder)
-    given = [f"data={options.data}", f"device.name={options.device}", *overrides, f"seed={seed}"]
-    began, started = time.time(), time.perf_counter()
-    said = default.command(folder, "train", given)
-    seconds = time.perf_counter() - started
-    (run,) = (path.parent for path in (folder / "runs").glob("*/run.json"))
+    """A training as `default.training` measures it, with its pace within an epoch."""
+    measured, run = default.training(folder, seed, options.data, overrides, options.device)
     info = json.loads((run / "run.json").read_text())
     with (run / "epochs.csv").open() as file:
-        epochs = list(csv.DictReader(file))
-    accuracies = default.tested(folder, run, len(epochs), options.data, options.device)
-    start = float(re.findall(r"^start +(\S+) s", said, re.MULTILINE)[0])
-    best = int(info["best"]["best/epoch"])
+        seconds = [float(row["seconds"]) for row in csv.DictReader(file)]
+    best = measured["epochs_test_accuracy"][int(info["best"]["best/epoch"]) - 1]
     print(
-        f"seed {seed} {overrides}: {seconds:.1f} s, {start:.1f} s of it start-up, {accuracies[best - 1]:.2%}",
+        f"seed {seed} {overrides}: {measured['seconds']:.1f} s, {measured['start']:.1f} s of it start-up, {best:.2%}",
         file=sys.stderr,
     )
-    images = int(info["data"]["sizes"]["train"])
-    return {
-        "seed": seed,
-        "seconds": seconds,
-        "start": start,
-        "spent": info["spent"],
-        "ends": [float(row["time"]) - began for row in epochs],
-        "images_a_second": images / statistics.median([float(row["seconds"]) for row in epochs[1:] or epochs]),
-        "device": info["config"]["device"],
-        "test_accuracy": accuracies[best - 1],
-        "epochs_test_accuracy": accuracies,
+    return measured | {
+        "images_a_second": int(info["data"]["sizes"]["train"]) / statistics.median(seconds[1:] or seconds),
+        "test_accuracy": best,
     }
 
 

@@ -154,7 +154,7 @@ def test_what_a_gpu_makes_of_the_experiments_is_measured_and_shown(tables: Any, 
     for run in results["experiments"][given]:
         assert 0 < run["start"] < run["ends"][0] < run["seconds"]
         assert run["test_accuracy"] in run["epochs_test_accuracy"]
-        assert run["device"]["precision"] == results["precision"]
+        assert run["precision"] == results["precision"]
     assert printed == tables.gpu(results) + "\n" + tables.gpu_updates(results) + "\n"
     assert "| on a GPU | `+experiment=quick optimizer.lr=0.01` |" in printed
     assert "| 99.5 % test accuracy after | – |" in printed
