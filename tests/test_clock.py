@@ -52,7 +52,7 @@ def watched(project: Path, *overrides: str) -> Watched:
 
 @pytest.fixture(scope="module")
 def long(project: Path) -> Watched:
-    return watched(project, "train.epochs=60", "train.batch_size=20")
+    return watched(project, "train.epochs=25", "train.batch_size=20")
 
 
 def test_each_second_is_on_one_account() -> None:
@@ -145,7 +145,7 @@ def test_delivering_again_adds_nothing_to_them(long: Watched, project: Path) -> 
 
 
 def test_of_a_run_that_was_interrupted_the_parts_of_both_attempts_are_told(project: Path) -> None:
-    overrides = ("train.epochs=40", "train.batch_size=20", "seed=1", "checkpoint.every_seconds=0.2")
+    overrides = ("train.epochs=15", "train.batch_size=20", "seed=1", "checkpoint.every_seconds=0.2")
     process = subprocess.Popen(
         [*TRAIN, *overrides], cwd=project, env=live.environment(project), stderr=subprocess.PIPE, text=True
     )
