@@ -52,7 +52,7 @@ def watched(project: Path, *overrides: str) -> Watched:
 
 @pytest.fixture(scope="module")
 def long(project: Path) -> Watched:
-    return watched(project, "train.epochs=25", "train.batch_size=20")
+    return watched(project, "train.epochs=60", "train.batch_size=20")
 
 
 def test_each_second_is_on_one_account() -> None:

@@ -504,7 +504,7 @@ def test_only_a_damaged_file_is_asked_for_again(role, damage, serve, published, 
     assert_whole(out, published)
 
 
-def test_the_folds_of_a_data_set_are_one_download(serve, published, tmp_path, monkeypatch):
+def test_the_folds_of_a_data_set_are_one_download(serve, published, tmp_path):
     """And none where the pipeline has its files."""
     project = tmp_path / "project"
     (project / "data").mkdir(parents=True)

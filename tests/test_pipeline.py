@@ -150,7 +150,8 @@ def test_experiments_of_a_queue_run_in_copies_beside_each_other_and_log_to_the_r
     before = {r.info.run_id for r in trainings(short)}
     # seen only if the copies' own file is what runs: the original is restored before the experiments start
     edit(short / "src/bestepoch/terminal.py", '"plan     %s"', '"PLAN     %s"')
-    said = run(short, "dvc", "exp", "run", "--queue", "-S", "conf/optimizer/adamw.yaml:lr=0.007,0.003")
+    changed = ("-S", "optimizer=sgd,adamw", "-S", "conf/optimizer/adamw.yaml:lr=0.007")
+    said = run(short, "dvc", "exp", "run", "--queue", *changed)
     run(short, "git", "checkout", "-q", ".")
     names = re.findall(r"Queued experiment '([\w-]+)'", said)
     assert len(names) == 2
@@ -164,7 +165,10 @@ def test_experiments_of_a_queue_run_in_copies_beside_each_other_and_log_to_the_r
         time.sleep(1)
     assert all("PLAN     4,050 images" in run(short, "dvc", "queue", "logs", name) for name in names)
     made = [r for r in trainings(short) if r.info.run_id not in before]
-    assert sorted(r.data.params["optimizer.lr"] for r in made) == ["0.003", "0.007"]
+    assert sorted((r.data.params["optimizer"], r.data.params["optimizer.lr"]) for r in made) == [
+        ("adamw", "0.007"),
+        ("sgd", "0.05"),
+    ]
     for r in made:
         assert r.info.status == "FINISHED"
         assert "test/accuracy" in r.data.metrics

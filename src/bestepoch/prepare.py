@@ -61,8 +61,8 @@ def _prepare(settings: Settings, folder: Path) -> None:
     from bestepoch.fetch import fetch
     from bestepoch.split import announce, split
 
-    # kept for the next split of them: five folds of a data set are one download
-    files = folder.parent / ".files" / f"{settings.data.name}-{project.digest(settings.data.model_dump())}"
+    # stay for the next split of the data set, so that five folds are one download; `fetch` looks at the checksums
+    files = folder.parent / ".files" / settings.data.name
     fetch(settings.data, settings.fetch, files, project.root() / "data/raw")
     beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".beside."))
     try:
