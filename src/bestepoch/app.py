@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NoReturn
 
 from bestepoch import config, project
+from bestepoch.device import share_cores
 from bestepoch.distributed import World
 from bestepoch.project import UsageError
 from bestepoch.schema import Settings
@@ -47,6 +48,7 @@ def launch(task: Callable[[Settings], float | None], sweep_task: SweepTask | Non
 
     def job(cfg: object) -> float | None:
         _log_to_terminal()  # in the process of a launcher, it is the first to ask for it
+        share_cores()
         if sweep is not None:
             sweep.enter()
         try:
