@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import datetime
 import json
 import os
@@ -10,6 +11,7 @@ import platform
 import re
 import shutil
 import sqlite3
+import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -23,6 +25,9 @@ from bestepoch import config, prepare
 CHECKOUT = Path(__file__).resolve().parents[1]
 RESULTS = CHECKOUT / "benchmarks/results"
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+
+# PyTorch's threads as they wait where nobody says how (GNU OpenMP's own number); bestepoch.device sets another
+PYTORCH_WAITS = {"GOMP_SPINCOUNT": "300000"}
 
 
 @contextlib.contextmanager
@@ -59,6 +64,20 @@ def environment(folder: Path) -> dict[str, str]:
     """As this process has it, but with the store in ``folder``."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "DVC_"))}
     return {**kept, **QUIET, "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}"}
+
+
+def trained(folder: Path, environ: dict[str, str], *overrides: str) -> float:
+    """Seconds of training alone, as epochs.csv has them, by the command on a processor; on a fresh store.
+
+    Args:
+        environ: what is in the environment besides `environment`.
+    """
+    fresh(folder)
+    command = [sys.executable, "-m", "bestepoch.train", "device.name=cpu", *overrides]
+    subprocess.run(command, cwd=folder, env=environment(folder) | environ, check=True, capture_output=True)
+    (table,) = folder.glob("runs/*/epochs.csv")
+    with table.open(newline="") as file:
+        return sum(float(row["seconds"]) for row in csv.DictReader(file))
 
 
 def check(folder: Path, iterations: int) -> None:

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import http.server
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -29,6 +27,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to work; by default a temporary folder")
     parser.add_argument("--out", type=Path, default=common.RESULTS / "outages.json")
     options = parser.parse_args()
+    given = (f"data={options.data}", f"train.epochs={options.epochs}", "tracking.drain_seconds=1")
     seconds: dict[str, list[float]] = {name: [] for name in tables.OUTAGES}
     with common.project(options.folder, options.data) as folder, failing() as failing_port, hanging() as hanging_port:
         places = {
@@ -40,10 +39,9 @@ def main() -> None:
         for number in range(options.rounds):
             names = [*tables.OUTAGES][number:] + [*tables.OUTAGES][:number]
             for name in names:
-                common.fresh(folder)
-                seconds[name].append(trained(folder, places[name], options))
-                told = f"{seconds[name][-1]:7.2f} s"
-                print(f"round {number + 1}/{options.rounds}  {told}  {name}", file=sys.stderr)
+                took = common.trained(folder, {"MLFLOW_TRACKING_URI": places[name]}, *given)
+                seconds[name].append(took)
+                print(f"round {number + 1}/{options.rounds}  {took:7.2f} s  {name}", file=sys.stderr)
     results = {
         "machine": common.machine(),
         "data": options.data,
@@ -52,17 +50,6 @@ def main() -> None:
     }
     common.write(options.out, results)
     print(tables.outages(results))
-
-
-def trained(folder: Path, place: str, options: argparse.Namespace) -> float:
-    """Seconds of training alone, as epochs.csv has them."""
-    command = [sys.executable, "-m", "bestepoch.train", f"data={options.data}", f"train.epochs={options.epochs}"]
-    command += ["device.name=cpu", "tracking.drain_seconds=1"]
-    environment = common.environment(folder) | {"MLFLOW_TRACKING_URI": place}
-    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
-    (table,) = folder.glob("runs/*/epochs.csv")
-    with table.open(newline="") as file:
-        return sum(float(row["seconds"]) for row in csv.DictReader(file))
 
 
 class Failing(http.server.BaseHTTPRequestHandler):

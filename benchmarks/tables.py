@@ -90,6 +90,25 @@ def outages(results: dict[str, Any]) -> str:
     )
 
 
+def busy(results: dict[str, Any]) -> str:
+    """What one other busy process costs, by how PyTorch's threads wait for each other."""
+    lines = [["", "nothing else runs", "beside one busy process"]]
+    first = results["seconds"]["pytorch"]["alone"]
+    for name, label in (
+        ("pytorch", "threads that wait as PyTorch has them"),
+        ("bestepoch", "threads that wait as bestepoch has them"),
+        ("one", "`device.threads=1`"),
+    ):
+        cells = [f"{median(times):.1f} s, {_ratio(times, first)}" for times in results["seconds"][name].values()]
+        lines.append([label, *cells])
+    return _block(
+        lines,
+        f"Time of {results['iterations']} iterations of the default experiment and a validation, everything on, and × "
+        f"that of the first cell: {results['data']}, median of {len(first)} paired rounds (smallest to largest), "
+        f"{_machine(results)}. Made by `python benchmarks/busy.py`.",
+    )
+
+
 def sweeps(results: dict[str, Any]) -> str:
     """What a sweep costs beyond training, and two jobs at once."""
     beyond, wall = results["beyond"], results["wall"]
@@ -461,7 +480,9 @@ def _block(lines: list[list[str]], note: str) -> str:
 
 # the tables of each page: the file of results that each is made from, and what makes it
 PAGES: dict[Path, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
-    README: {made.__name__: (made.__name__, made) for made in (default, speed, tracking, flat, outages, sweeps, kills)}
+    README: {
+        made.__name__: (made.__name__, made) for made in (default, speed, tracking, busy, flat, outages, sweeps, kills)
+    }
     | {name: (name, default) for name in ("quick", "accurate")}
     | {"gpu": ("gpu", gpu), "gpu-updates": ("gpu", gpu_updates)},
     SCALE: {"scale": ("scale", scale), "sums": ("scale", sums)},
