@@ -71,12 +71,13 @@ class Loop:
     """The default experiment's network and updates on some images, from the beginning each time."""
 
     def __init__(self, folder: Path, data_name: str, device: str = "cpu") -> None:
-        from bestepoch.device import choose_device, share_cores
+        from bestepoch.threads import share_cores
 
         share_cores()
         import torch
 
         from bestepoch import data, graph, loop, model, optimizers
+        from bestepoch.device import choose_device
         from bestepoch.precision import settled, trained_as
 
         self.torch, self.data, self.loop, self.optimizers, self.trained_as = torch, data, loop, optimizers, trained_as

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import live
-from bestepoch import device
+from bestepoch import threads
 
 WAITS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
@@ -24,9 +24,9 @@ def unset(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("maker", "flags", "spins"),
     [
-        ("GenuineIntel", "fpu clflush clflushopt avx2", str(device.SPINS)),
+        ("GenuineIntel", "fpu clflush clflushopt avx2", str(threads.SPINS)),
         ("GenuineIntel", "fpu clflush avx2", None),
-        ("AuthenticAMD", "fpu clflush clflushopt clwb", str(device.SPINS)),
+        ("AuthenticAMD", "fpu clflush clflushopt clwb", str(threads.SPINS)),
         ("AuthenticAMD", "fpu clflush clflushopt", None),
         ("0x41", "fp asimd crc32", None),
     ],
@@ -35,28 +35,28 @@ def test_they_spin_less_where_a_look_takes_long(
     maker: str, flags: str, spins: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpuinfo").write_text(f"vendor_id\t: {maker}\nflags\t\t: {flags}\nbugs\t\t: spectre_v1\n")
-    monkeypatch.setattr(device, "CPUINFO", tmp_path / "cpuinfo")
-    device.share_cores()
+    monkeypatch.setattr(threads, "CPUINFO", tmp_path / "cpuinfo")
+    threads.share_cores()
     assert os.environ.get("GOMP_SPINCOUNT") == spins
 
 
 def test_where_nobody_can_tell_nothing_is_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "CPUINFO", tmp_path / "none")
-    device.share_cores()
+    monkeypatch.setattr(threads, "CPUINFO", tmp_path / "none")
+    threads.share_cores()
     assert "GOMP_SPINCOUNT" not in os.environ
 
 
 @pytest.mark.parametrize(("name", "value"), [("GOMP_SPINCOUNT", "5"), ("OMP_WAIT_POLICY", "active")])
 def test_what_the_user_says_is_left_alone(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
-    device.share_cores()
+    threads.share_cores()
     assert {given: os.environ.get(given) for given in WAITS} == {**dict.fromkeys(WAITS), name: value}
 
 
 @pytest.mark.slow
 def test_the_threads_of_a_training_have_heard_it(tmp_path: Path) -> None:
     """The number counts when the library of threads is loaded, with PyTorch; here it says itself what it has."""
-    device.share_cores()
+    threads.share_cores()
     wanted = os.environ.pop("GOMP_SPINCOUNT", "300000")
     project = live.with_split(live.project(tmp_path))
     off = ("tracking.mlflow=false", "tracking.tensorboard=false")

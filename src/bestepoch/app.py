@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NoReturn
 
 from bestepoch import config, project
-from bestepoch.device import share_cores
 from bestepoch.distributed import World
 from bestepoch.project import UsageError
 from bestepoch.schema import Settings
 from bestepoch.terminal import styled
+from bestepoch.threads import share_cores
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -36,19 +36,17 @@ def launch(task: Callable[[Settings], float | None], sweep_task: SweepTask | Non
     Hydra's own options (``--help``, ``--cfg job``, ``--multirun`` ...) work as in any Hydra application. A sweep
     (``-m``) is accepted only by a stage that has a ``sweep_task``, which is given the sweep as well.
     """
-    gc.set_threshold(COLLECT_EVERY)
+    _begin()
     import hydra
     from hydra._internal.utils import get_args_parser  # the only way to read a command line exactly as Hydra will
     from hydra.errors import CompactHydraException
 
-    _log_to_terminal()
     arguments = get_args_parser().parse_args()
     world = World.here()
     sweep: Sweep | None = None
 
     def job(cfg: object) -> float | None:
-        _log_to_terminal()  # in the process of a launcher, it is the first to ask for it
-        share_cores()
+        _begin()  # for the process of a launcher it is the first time
         if sweep is not None:
             sweep.enter()
         try:
@@ -100,8 +98,7 @@ def show(cfg: DictConfig, resolve: bool) -> None:
 
 def answer(task: Callable[[list[str]], None], arguments: list[str]) -> None:
     """Run a command that takes no settings; mistakes are answered as in `launch`."""
-    _log_to_terminal()
-    gc.set_threshold(COLLECT_EVERY)
+    _begin()
     try:
         with _plain_disk_errors():
             task(arguments)
@@ -144,6 +141,13 @@ class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
 
     def format(self, record: logging.LogRecord) -> str:
         return styled(super().format(record))
+
+
+def _begin() -> None:
+    """What each process of the project begins with; a second time changes nothing."""
+    gc.set_threshold(COLLECT_EVERY)
+    share_cores()
+    _log_to_terminal()
 
 
 def _log_to_terminal() -> None:
