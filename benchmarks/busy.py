@@ -16,7 +16,7 @@ from pathlib import Path
 import common
 import tables
 
-# how the threads wait, and overrides
+# by the names in tables.BUSY: how the threads wait, and overrides
 WAYS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "pytorch": (common.PYTORCH_WAITS, ()),
     "bestepoch": ({}, ()),
@@ -37,8 +37,9 @@ def main() -> None:
     seconds: dict[str, dict[str, list[float]]] = {name: {"alone": [], "beside": []} for name in WAYS}
     with common.project(options.folder, options.data) as folder:
         for number in range(options.rounds):
+            first = number % len(WAYS)
             for place in ("alone", "beside"):
-                for name in [*WAYS][number % 3 :] + [*WAYS][: number % 3]:
+                for name in [*WAYS][first:] + [*WAYS][:first]:
                     waits, more = WAYS[name]
                     with busy() if place == "beside" else contextlib.nullcontext():
                         took = common.trained(folder, waits, *given, *more)

@@ -30,6 +30,11 @@ OUTAGES = {
     "failing": "a server that answers 500",
     "hanging": "a server that never answers",
 }
+BUSY = {
+    "pytorch": "threads that wait as PyTorch has them",
+    "bestepoch": "threads that wait as bestepoch has them",
+    "one": "`device.threads=1`",
+}
 REPEATED = ("seed", "split.fold")  # what a search varies only to see how far one training can be trusted
 MODELS = {"mlp": "MLP", "cnn": "CNN"}
 
@@ -94,11 +99,7 @@ def busy(results: dict[str, Any]) -> str:
     """What one other busy process costs, by how PyTorch's threads wait for each other."""
     lines = [["", "nothing else runs", "beside one busy process"]]
     first = results["seconds"]["pytorch"]["alone"]
-    for name, label in (
-        ("pytorch", "threads that wait as PyTorch has them"),
-        ("bestepoch", "threads that wait as bestepoch has them"),
-        ("one", "`device.threads=1`"),
-    ):
+    for name, label in BUSY.items():
         cells = [f"{median(times):.1f} s, {_ratio(times, first)}" for times in results["seconds"][name].values()]
         lines.append([label, *cells])
     return _block(

@@ -12,6 +12,7 @@ import live
 from bestepoch import threads
 
 WAITS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+FLAGS = "fpu clflush clflushopt avx2"
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +25,7 @@ def unset(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("maker", "flags", "spins"),
     [
-        ("GenuineIntel", "fpu clflush clflushopt avx2", str(threads.SPINS)),
+        ("GenuineIntel", FLAGS, str(threads.SPINS)),
         ("GenuineIntel", "fpu clflush avx2", None),
         ("AuthenticAMD", "fpu clflush clflushopt clwb", str(threads.SPINS)),
         ("AuthenticAMD", "fpu clflush clflushopt", None),
@@ -34,10 +35,14 @@ def unset(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_they_spin_less_where_a_look_takes_long(
     maker: str, flags: str, spins: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "cpuinfo").write_text(f"vendor_id\t: {maker}\nflags\t\t: {flags}\nbugs\t\t: spectre_v1\n")
-    monkeypatch.setattr(threads, "CPUINFO", tmp_path / "cpuinfo")
+    processor(tmp_path / "cpuinfo", monkeypatch, maker, flags)
     threads.share_cores()
     assert os.environ.get("GOMP_SPINCOUNT") == spins
+
+
+def processor(file: Path, monkeypatch: pytest.MonkeyPatch, maker: str, flags: str) -> None:
+    file.write_text(f"vendor_id\t: {maker}\nflags\t\t: {flags}\nbugs\t\t: spectre_v1\n")
+    monkeypatch.setattr(threads, "CPUINFO", file)
 
 
 def test_where_nobody_can_tell_nothing_is_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,10 +52,17 @@ def test_where_nobody_can_tell_nothing_is_changed(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(("name", "value"), [("GOMP_SPINCOUNT", "5"), ("OMP_WAIT_POLICY", "active")])
-def test_what_the_user_says_is_left_alone(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_user_says_is_left_alone(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor(tmp_path / "cpuinfo", monkeypatch, "GenuineIntel", FLAGS)
     monkeypatch.setenv(name, value)
     threads.share_cores()
     assert {given: os.environ.get(given) for given in WAITS} == {**dict.fromkeys(WAITS), name: value}
+
+
+def test_the_readme_tells_the_number() -> None:
+    assert f"`GOMP_SPINCOUNT={threads.SPINS}`" in (live.CHECKOUT / "README.md").read_text()
 
 
 @pytest.mark.slow
