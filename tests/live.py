@@ -23,7 +23,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 # and in the precision that every processor has
 SAMPLE = ("data=mnist_sample", "device.name=cpu", "device.threads=1", "device.precision=float32")
 CPUINFO = Path("/proc/cpuinfo")
-MULTIPLIES_BFLOAT16 = CPUINFO.exists() and "amx_bf16" in CPUINFO.read_text()
+MULTIPLIES_BFLOAT16 = CPUINFO.exists() and bool({"amx_bf16", "avx512_bf16"} & set(CPUINFO.read_text().split()))
 PER_ITERATION = {"train/loss", "lr"}
 PER_EPOCH = {"val/loss", "val/accuracy", "train/epoch_loss"}
 CLOCK = {"time", "seconds"}  # the columns that no two runs have in common

@@ -75,9 +75,14 @@ def test_what_cannot_be_repeated_is_refused_whether_compiled_or_not(
 
 @pytest.mark.parametrize(
     ("capabilities", "meant"),
-    [({"amx_bf16": True, "amx_tile": True}, "bfloat16"), ({"amx_bf16": False}, "float32"), ({"sve": True}, "float32")],
+    [
+        ({"amx_bf16": True, "avx512_bf16": True}, "bfloat16"),
+        ({"amx_bf16": False, "avx512_bf16": True}, "bfloat16"),
+        ({"amx_bf16": False, "avx512_bf16": False}, "float32"),
+        ({"sve": True}, "float32"),
+    ],
 )
-def test_auto_is_bfloat16_where_the_processor_multiplies_matrices_of_it(
+def test_auto_is_bfloat16_where_the_processor_multiplies_it(
     capabilities: dict[str, bool], meant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
