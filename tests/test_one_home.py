@@ -428,6 +428,7 @@ def test_training_publishes_nothing_of_the_selection() -> None:
 
 def opened(monkeypatch: pytest.MonkeyPatch, overrides: list[str]) -> set[str]:
     """The files of conf/ that Hydra loads for these overrides."""
+    config.checked([], False)  # the first time in a process, Hydra loads its plugins' modules anew
     from hydra._internal.core_plugins import file_config_source
 
     names: set[str] = set()
