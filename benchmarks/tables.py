@@ -271,7 +271,8 @@ def gpu_updates(results: dict[str, Any]) -> str:
     if whole:
         lines.append([f"images a second, a whole training ÷ {precision}, replayed", _spread(whole, "{:.2f}")])
     for size, values in results["images_a_second"].items():
-        lines.append([f"images a second, batches of {int(size):,}", _spread(values, "{:,.0f}")])
+        if int(size) != batch:  # which is above
+            lines.append([f"images a second, batches of {int(size):,}", _spread(values, "{:,.0f}")])
     lines.append([f"an update with a batch of {batch}", f"{seconds * 1e6:.0f} µs"])
     if results["kernels"]:
         share = results["busy"] / 1e6 / seconds
