@@ -178,6 +178,7 @@ class Affine(Strict):
     scale: Share
     shear: NotNegative
     translate: NotNegative
+    thickness: Share
 
 
 class NoStopping(Strict):
