@@ -625,7 +625,7 @@ def test_shift_draws_every_move_about_as_often() -> None:
 
 MENUS = [
     Shift(name="shift", pixels=3),
-    Affine(name="affine", degrees=20.0, scale=0.2, shear=10.0, translate=3.0, thickness=0.5),
+    Affine(name="affine", degrees=20.0, scale=0.2, shear=10.0, translate=3.0),
     NO_AUGMENT,
 ]
 
@@ -673,16 +673,10 @@ def test_augmentation_draws_from_a_stream_of_its_own() -> None:
     assert not torch.equal(data.order(3, 2, 300), first[0].drawn[:, 0].argsort())
 
 
-def affine(**values: float) -> Affine:
-    """Nothing but what is given."""
-    nothing = {"degrees": 0.0, "scale": 0.0, "shear": 0.0, "translate": 0.0, "thickness": 0.0}
-    return Affine(name="affine", **{**nothing, **values})
-
-
 @pytest.mark.parametrize("shape", [(28, 28), (12, 20), (33, 7)])
 def test_affine_without_anything_to_do_is_the_identity(shape: tuple[int, int]) -> None:
     images = torch.randint(0, 256, (20, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    nothing = Augment(affine(), 0, 1, 20, CPU)
+    nothing = Augment(Affine(name="affine", degrees=0.0, scale=0.0, shear=0.0, translate=0.0), 0, 1, 20, CPU)
     assert torch.equal(nothing(images, torch.arange(20)), images)
 
 
@@ -703,11 +697,11 @@ def warped_slowly(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     "menu",
     [
-        affine(translate=2.0),
-        affine(degrees=30.0),
-        affine(scale=0.3),
-        affine(shear=20.0),
-        affine(degrees=30.0, scale=0.3, shear=20.0, translate=2.0),
+        Affine(name="affine", degrees=0.0, scale=0.0, shear=0.0, translate=2.0),
+        Affine(name="affine", degrees=30.0, scale=0.0, shear=0.0, translate=0.0),
+        Affine(name="affine", degrees=0.0, scale=0.3, shear=0.0, translate=0.0),
+        Affine(name="affine", degrees=0.0, scale=0.0, shear=20.0, translate=0.0),
+        Affine(name="affine", degrees=30.0, scale=0.3, shear=20.0, translate=2.0),
     ],
     ids=lambda menu: f"{menu.degrees:g}° {menu.scale:g} {menu.shear:g}° {menu.translate:g}px",
 )
@@ -722,44 +716,9 @@ def test_affine_samples_where_its_matrix_leads_also_in_images_that_are_not_squar
         assert np.abs(image.astype(float) - warped_slowly(image, matrix)).max() > 5  # something happened
 
 
-def thickened_slowly(image: np.ndarray, by: float) -> np.ndarray:
-    """Part of the way to the largest of each pixel and its neighbours, or to the smallest where ``by`` is below 0."""
-    out = np.zeros(image.shape)
-    for r, c in np.ndindex(image.shape):
-        near = image[max(r - 1, 0) : r + 2, max(c - 1, 0) : c + 2]
-        out[r, c] = image[r, c] + abs(by) * ((near.max() if by > 0 else near.min()) - float(image[r, c]))
-    return out
-
-
-@pytest.mark.parametrize("shape", [(28, 28), (12, 20), (7, 3)])
-def test_strokes_become_thicker_or_thinner_by_as_much_as_drawn(shape: tuple[int, int]) -> None:
-    images = torch.randint(0, 256, (40, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    augment = Augment(affine(thickness=0.9), 1, 1, 40, CPU)
-    strokes = augment.strokes.tolist()
-    out = augment(images, torch.arange(40)).numpy()
-    for image, by, got in zip(images.numpy(), strokes, out, strict=True):
-        assert np.abs(got - thickened_slowly(image, by)).max() <= 0.51  # rounded to a whole grey level
-    assert {by > 0 for by in strokes} == {True, False}
-    assert np.abs(out[0] - thickened_slowly(images[0].numpy(), -strokes[0])).max() > 5, "the other way would be found"
-
-
-def test_thickness_draws_what_it_says_and_leaves_the_maps_alone(sample: Summary) -> None:
-    menu = affine(degrees=20.0, translate=2.0)
-    thick = Augment(menu.model_copy(update={"thickness": 0.4}), 0, 1, 5000, CPU)
-    assert 0.399 < thick.strokes.max() <= 0.4 and -0.4 <= thick.strokes.min() < -0.399
-    assert abs(thick.strokes.mean()) < 0.02
-    assert thick.strokes.std().item() == pytest.approx(0.8 / math.sqrt(12), rel=0.03)
-    plain = Augment(menu, 0, 1, 5000, CPU)
-    assert plain.strokes is None and torch.equal(thick.drawn, plain.drawn)
-    # a digit's ink, which mapping alone hardly changes
-    images, _ = digits(sample, "train", 300)
-    ink = [a(images, torch.arange(300)).double().mean((1, 2)) for a in (thick, plain)]
-    more = ink[0] > ink[1]
-    assert torch.equal(more, thick.strokes[:300] > 0)
-
-
 def drawn(**values: float) -> np.ndarray:
-    return Augment(affine(**values), 0, 1, 5000, CPU).drawn.double().numpy()
+    menu = Affine(name="affine", **{"degrees": 0.0, "scale": 0.0, "shear": 0.0, "translate": 0.0, **values})
+    return Augment(menu, 0, 1, 5000, CPU).drawn.double().numpy()
 
 
 def test_affine_draws_what_its_settings_say_and_not_more() -> None:

@@ -188,20 +188,15 @@ class Augment:
         self.menu = menu
         self.drawn: torch.Tensor | None = None
         """For each image: where its window is, (n, 2), or how it is mapped, (n, 2, 3)."""
-        self.strokes: torch.Tensor | None = None
-        """For each image, (n,): thicker by so much, or thinner where it is below 0."""
         if menu.name == "shift":
             self.drawn = torch.randint(0, 2 * menu.pixels + 1, (images, 2), generator=draw).to(device)
         elif menu.name == "affine":
             self.drawn = _affine(torch.rand((images, 6), generator=draw) * 2 - 1, menu).to(device)
-            if menu.thickness:
-                self.strokes = ((torch.rand(images, generator=draw) * 2 - 1) * menu.thickness).to(device)
 
     def take(self, other: Augment) -> None:
         """Vary as ``other`` does, another epoch's of the same kind; what was drawn stays where it is in memory."""
-        for mine, others in ((self.drawn, other.drawn), (self.strokes, other.strokes)):
-            if mine is not None and others is not None:
-                mine.copy_(others)
+        if self.drawn is not None and other.drawn is not None:
+            self.drawn.copy_(other.drawn)
 
     def __call__(self, images: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """``images``: uint8 (n, height, width), the ones at ``index`` of the training set. Returns the same shape."""
@@ -209,10 +204,7 @@ class Augment:
             return images
         if self.menu.name == "shift":
             return _shifted(images, self.drawn[index], self.menu.pixels)
-        varied = _warped(images.unsqueeze(1).float(), self.drawn[index])
-        if self.strokes is not None:
-            varied = _thickened(varied, self.strokes[index])
-        return varied.squeeze(1).round_().clamp_(0, 255).to(images.dtype)
+        return _warped(images, self.drawn[index])
 
 
 def _shifted(images: torch.Tensor, moves: torch.Tensor, pixels: int) -> torch.Tensor:
@@ -242,25 +234,16 @@ def _affine(draws: torch.Tensor, menu: Affine) -> torch.Tensor:
 
 
 def _warped(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
-    """(n, 1, height, width) as the (n, 2, 3) maps lead."""
+    import torch
     from torch.nn.functional import affine_grid, grid_sample
 
-    height, width = images.shape[2:]
+    n, height, width = images.shape
     theta = matrices.clone()
     # affine_grid works in half images: a pixel is 2/width across and 2/height down
     theta[:, 0, 2] *= 2 / width
     theta[:, 1, 2] *= 2 / height
     theta[:, 0, 1] *= height / width
     theta[:, 1, 0] *= width / height
-    return grid_sample(images, affine_grid(theta, list(images.shape), align_corners=False), align_corners=False)
-
-
-def _thickened(images: torch.Tensor, strokes: torch.Tensor) -> torch.Tensor:
-    """(n, 1, height, width): part of the way to the largest of 3 x 3 pixels, or, below 0, to the smallest; (n,)."""
-    import torch
-    from torch.nn.functional import max_pool2d
-
-    by = strokes.view(-1, 1, 1, 1)
-    sign = by.sign()
-    ends = max_pool2d(images * sign, 3, stride=1, padding=1) * sign  # the smallest is the largest of what is negated
-    return torch.lerp(images, ends, by.abs())
+    grid = affine_grid(theta, [n, 1, height, width], align_corners=False)
+    moved = grid_sample(images.unsqueeze(1).float(), grid, align_corners=False).squeeze(1)
+    return moved.round_().clamp_(0, 255).to(torch.uint8)

@@ -178,7 +178,6 @@ class Affine(Strict):
     scale: Share
     shear: NotNegative
     translate: NotNegative
-    thickness: Share
 
 
 class NoStopping(Strict):
