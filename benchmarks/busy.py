@@ -1,4 +1,4 @@
-"""What another busy process costs training, as PyTorch's threads wait by themselves and as bestepoch has them wait.
+"""What another busy process costs training, as PyTorch's threads wait by themselves and where they give up sooner.
 
 Paired rounds on the default experiment's first updates. Takes six minutes with the defaults on two cores, on a machine
 that should do nothing else.
@@ -16,10 +16,12 @@ from pathlib import Path
 import common
 import tables
 
+from bestepoch import threads
+
 # by the names in tables.BUSY: how the threads wait, and overrides
 WAYS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "pytorch": (common.PYTORCH_WAITS, ()),
-    "bestepoch": ({}, ()),
+    "sooner": ({"GOMP_SPINCOUNT": str(threads.SPINS)}, ()),  # said, so that a processor shows what it would do there
     "one": ({}, ("device.threads=1",)),
 }
 

@@ -32,7 +32,7 @@ OUTAGES = {
 }
 BUSY = {
     "pytorch": "threads that wait as PyTorch has them",
-    "bestepoch": "threads that wait as bestepoch has them",
+    "sooner": "threads that give up sooner",
     "one": "`device.threads=1`",
 }
 REPEATED = ("seed", "split.fold")  # what a search varies only to see how far one training can be trusted
@@ -486,6 +486,7 @@ PAGES: dict[Path, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
         made.__name__: (made.__name__, made) for made in (default, speed, tracking, busy, flat, outages, sweeps, kills)
     }
     | {name: (name, default) for name in ("quick", "accurate")}
+    | {"busy-amd": ("busy-amd", busy)}
     | {"gpu": ("gpu", gpu), "gpu-updates": ("gpu", gpu_updates)},
     SCALE: {"scale": ("scale", scale), "sums": ("scale", sums)},
     RECIPE: {

@@ -22,7 +22,7 @@ def share_cores() -> None:
     with CPUINFO.open() as file:
         has = set(file.read(8192).split())  # one processor's lines: those of hundreds take a while
     # A look lasts as long as the processor's PAUSE: some 140 cycles since Skylake, which has this instruction as well.
-    # Before, it is over so soon that threads with cores of their own would fall asleep. On AMD's, where 300,000 looks
-    # take 7 ms, training beside a busy process took 2.4 times as long with all of them, and 8 times with fewer
+    # Before, it is over so soon that threads with cores of their own would fall asleep. On AMD's (Zen 5), where 300,000
+    # looks take 7 ms, training beside a busy process took 2.4 times as long with all of them, and 8 times with 50,000
     if {"GenuineIntel", "clflushopt"} <= has:
         os.environ["GOMP_SPINCOUNT"] = str(SPINS)
