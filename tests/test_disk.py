@@ -9,6 +9,7 @@ import resource
 import shutil
 import stat
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mlflow import MlflowClient
 
 import live
 from bestepoch import checkpoint
+from bestepoch.courier import deliveries_of
 from bestepoch.journal import read
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("disk")]
@@ -130,6 +132,26 @@ def test_a_disk_that_is_full_does_the_same_and_with_room_it_goes_on(copy: Path, 
         is_intact(copy)
         subprocess.run(["mount", "-o", "remount,size=50m", str(copy / "runs")], check=True)
         goes_on(copy, unhindered)
+
+
+def test_why_it_failed_is_forgotten_though_its_courier_lets_go_of_the_run_only_when_the_next_attempt_is_over(
+    copy: Path,
+) -> None:
+    client = MlflowClient(tracking_uri=live.store(copy))
+    with mounted("-t", "tmpfs", "-o", "size=300k", "runs", str(copy / "runs")):
+        fails(copy, "No space left on device. ")
+        (run,) = live.mlflow_runs(client)
+        assert "No space left" in run.data.tags["failure"]
+        subprocess.run(["mount", "-o", "remount,size=50m", str(copy / "runs")], check=True)
+        folder = live.only_run(copy)
+        with live.started(copy, "train", *TRAIN) as training:
+            with deliveries_of(folder):
+                training.until(lambda: len(live.table(folder / "epochs.csv")) == EPOCHS)
+                time.sleep(1.0)  # until the courier has heard of the end
+            assert training.end() == 0
+    (run,) = live.mlflow_runs(client)
+    assert run.info.status == "FINISHED"
+    assert "failure" not in run.data.tags
 
 
 @contextlib.contextmanager

@@ -54,11 +54,18 @@ class MlflowTracker:
             self.place.update(uri=public(self.uri), run_id=run_id)
         if self.run.status == "running":
             mlflow.update_run(self.place["run_id"], status="RUNNING")
-            if "failure" in mlflow.get_run(self.place["run_id"]).data.tags:
-                mlflow.delete_tag(self.place["run_id"], "failure")  # why an earlier attempt ended
+            self._tell_failure(mlflow)
             if self.system_metrics:
                 self._watch()
         self.client = mlflow
+
+    def _tell_failure(self, mlflow: Any) -> None:
+        """Why this attempt failed, where it did; not why an earlier one did."""
+        run_id, reason = self.place["run_id"], self.run.info.get("reason")
+        if reason is not None:
+            mlflow.set_tag(run_id, "failure", reason)
+        elif "failure" in mlflow.get_run(run_id).data.tags:
+            mlflow.delete_tag(run_id, "failure")
 
     def _watch(self) -> None:
         """What this machine is busy with, by MLflow's own thread, which gives up by itself when MLflow does."""
@@ -179,9 +186,9 @@ class MlflowTracker:
             self._monitor.publish_metrics(self._monitor.aggregate_metrics())
             self._monitor.mlflow_logger.flush()
             self._monitor = None
-        ended, reason = self.run.info.get("ended"), self.run.info.get("reason")
-        if reason is not None:
-            self.client.set_tag(self.place["run_id"], "failure", reason)
+        # at the end as well: an attempt may be over before the courier of the one before it has let go of the run
+        self._tell_failure(self.client)
+        ended = self.run.info.get("ended")
         costs = costs_of(self.run.info)
         if costs and self.place.get("costs") != ended:  # once for each end, however often it is delivered
             from mlflow.entities import Metric
