@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from bestepoch import config, project
 from bestepoch.distributed import World
+from bestepoch.memory import keep_freed
 from bestepoch.project import UsageError
 from bestepoch.schema import Settings
 from bestepoch.terminal import styled
@@ -147,6 +148,7 @@ def _begin() -> None:
     """What each process of the project begins with; a second time changes nothing."""
     gc.set_threshold(COLLECT_EVERY)
     share_cores()
+    keep_freed()
     _log_to_terminal()
 
 

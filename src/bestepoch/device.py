@@ -51,10 +51,6 @@ def choose_device(settings: Device, world: World | None = None) -> torch.device:
         torch.use_deterministic_algorithms(True)  # the same, and tells the compiler, whose import takes a second
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # costs time
     torch.set_num_threads(settings.threads or _own_threads())
-    if name == "cpu":
-        # glibc returns blocks to the system, and has them back as pages to be zeroed, until it was given one as large
-        # as this: without, the first epoch of a CNN takes a fifth longer than the second
-        torch.empty(2**25 - 2**16, dtype=torch.uint8)
     return torch.device(name, world.local_rank) if world.size > 1 and name == "cuda" else torch.device(name)
 
 

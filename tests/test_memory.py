@@ -1,0 +1,52 @@
+"""What an iteration frees is there for the next one, without a detour by way of the system."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+# Each of these blocks is more than glibc keeps by itself; faults are pages that the system had to give
+FAULTS = """
+import resource
+import numpy
+from bestepoch import app
+app._begin()
+def faults(rounds):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(rounds):
+        blocks = [numpy.ones(2**26, numpy.uint8) for _ in range(3)]
+        del blocks
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults(2)
+print(faults(5) / (5 * 3 * 2**26 / resource.getpagesize()))
+"""
+
+
+def share_that_the_system_gave(**given: str) -> float:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    # no huge pages, which hide faults
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS],
+        env=kept | {"NUMPY_MADVISE_HUGEPAGE": "0"} | given,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout)
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "confstr") or "glibc" not in str(os.confstr("CS_GNU_LIBC_VERSION")), reason="glibc's"
+)
+def test_what_is_freed_is_kept_in_every_command() -> None:
+    assert share_that_the_system_gave() < 0.01
+
+
+@pytest.mark.parametrize(
+    "given", [{"MALLOC_MMAP_THRESHOLD_": "1000000"}, {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1000000"}]
+)
+def test_what_the_user_tells_glibc_stands(given: dict[str, str]) -> None:
+    assert share_that_the_system_gave(**given) > 0.9
