@@ -74,7 +74,8 @@ class Loop:
         from bestepoch.memory import keep_freed
         from bestepoch.threads import share_cores
 
-        keep_freed(), share_cores()  # as the commands begin
+        keep_freed()  # as the commands begin
+        share_cores()
         import torch
 
         from bestepoch import data, graph, loop, model, optimizers
