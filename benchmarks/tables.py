@@ -52,13 +52,18 @@ def tracking(results: dict[str, Any]) -> str:
     if {"bestepoch", "bestepoch-off"} <= set(times[0]):
         lines.append(["**bestepoch, on ÷ off**", *(_ratio(ms["bestepoch"], ms["bestepoch-off"]) for ms in times)])
     counts = " or ".join(f"{found['iterations']:,} ({name}{_trained_in(found)})" for name, found in models.items())
+    rounds, measured = len(times[0]["plain"]), {*times[0], *results["missing"]}
     options = " ".join(f"--epochs-{name} {found['epochs']}" for name, found in results["models"].items())
+    if len(models) < len(MODELS):
+        options += f" --models {' '.join(results['models'])}"
+    if len(measured) < len(VARIANTS):
+        options += f" --variants {' '.join(name for name in VARIANTS if name in measured - {'plain'})}"
     return _block(
         lines,
-        f"Time an iteration, and × the plain loop: median of {len(times[0]['plain'])} paired rounds (smallest to "
+        f"Time an iteration, and × the plain loop: median of {rounds} paired rounds (smallest to "
         "largest). When the clock stops, MLflow (SQLite) and TensorBoard have the loss and the rate of each of "
         f"{counts} iterations. {results['data']}, {results['threads']} threads, {_machine(results)}. "
-        f"Made by `python benchmarks/tracking.py {options}`.",
+        f"Made by `python benchmarks/tracking.py --rounds {rounds} {options}`.",
     )
 
 
@@ -486,7 +491,7 @@ PAGES: dict[Path, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
         made.__name__: (made.__name__, made) for made in (default, speed, tracking, busy, flat, outages, sweeps, kills)
     }
     | {name: (name, default) for name in ("quick", "accurate")}
-    | {"busy-amd": ("busy-amd", busy)}
+    | {"busy-amd": ("busy-amd", busy), "tracking-cnn": ("tracking-cnn", tracking)}
     | {"gpu": ("gpu", gpu), "gpu-updates": ("gpu", gpu_updates)},
     SCALE: {"scale": ("scale", scale), "sums": ("scale", sums)},
     RECIPE: {

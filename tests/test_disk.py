@@ -134,9 +134,7 @@ def test_a_disk_that_is_full_does_the_same_and_with_room_it_goes_on(copy: Path, 
         goes_on(copy, unhindered)
 
 
-def test_why_it_failed_is_forgotten_though_its_courier_lets_go_of_the_run_only_when_the_next_attempt_is_over(
-    copy: Path,
-) -> None:
+def test_why_it_failed_is_forgotten_though_its_courier_holds_the_run_until_the_next_attempt_is_over(copy: Path) -> None:
     client = MlflowClient(tracking_uri=live.store(copy))
     with mounted("-t", "tmpfs", "-o", "size=300k", "runs", str(copy / "runs")):
         fails(copy, "No space left on device. ")

@@ -9,31 +9,37 @@ import sys
 
 import pytest
 
+import live
+
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are not told")
 
 # Each of these blocks is more than glibc keeps by itself; faults are pages that the system had to give
-FAULTS = """
+COMMAND = """
 import resource
 import numpy
-from bestepoch import app
-app._begin()
+from bestepoch.app import launch
+
 def faults(rounds):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(rounds):
         blocks = [numpy.ones(2**26, numpy.uint8) for _ in range(3)]
         del blocks
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-faults(2)
-print(faults(5) / (5 * 3 * 2**26 / resource.getpagesize()))
+
+def task(settings):
+    faults(2)
+    print(faults(5) / (5 * 3 * 2**26 / resource.getpagesize()))
+
+launch(task)
 """
 
 
 def share_that_the_system_gave(**given: str) -> float:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    # no huge pages, which hide faults
     done = subprocess.run(
-        [sys.executable, "-c", FAULTS],
-        env=kept | {"NUMPY_MADVISE_HUGEPAGE": "0"} | given,
+        [sys.executable, "-c", COMMAND],
+        cwd=live.CHECKOUT,
+        env=kept | {"NUMPY_MADVISE_HUGEPAGE": "0"} | given,  # huge pages hide faults
         capture_output=True,
         text=True,
     )
