@@ -14,8 +14,8 @@ def keep_freed() -> None:
 
     It returns to the system, and has back as pages that are zeroed again, blocks of 32 MB and more (a layer's values
     for some thousand images), and smaller ones until it has seen a larger one freed. In an update with a batch of 4,096
-    images that was a quarter of the time. The price is a peak of memory that is higher by 1 % (training, split) to 4 %
-    (evaluate, on MNIST). Whoever has told glibc what to do is left alone. mallopt(3)
+    images that was a quarter of the time. The price is a peak of memory that is higher: on MNIST by 1 % (training,
+    split), 4 % (evaluate) or 7 % (six jobs of a sweep). Whoever has told glibc what to do is left alone. mallopt(3)
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     told = "glibc.malloc." in tunables or any(name.startswith("MALLOC_") for name in os.environ)
