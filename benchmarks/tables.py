@@ -39,8 +39,8 @@ REPEATED = ("seed", "split.fold")  # what a search varies only to see how far on
 MODELS = {"mlp": "MLP", "cnn": "CNN"}
 
 
-def tracking(results: dict[str, Any]) -> str:
-    """Each variant's time, and its ratio to the plain loop of the same round."""
+def tracking(results: dict[str, Any], out: str = "") -> str:
+    """Each variant's time, and its ratio to the plain loop of the same round; ``out``: results of another name."""
     models = {MODELS[name]: found for name, found in results["models"].items()}
     times = [found["ms"] for found in models.values()]
     lines = [["", *(f"{name}, batch {found['batch']}" for name, found in models.items())]]
@@ -63,7 +63,7 @@ def tracking(results: dict[str, Any]) -> str:
         f"Time an iteration, and × the plain loop: median of {rounds} paired rounds (smallest to "
         "largest). When the clock stops, MLflow (SQLite) and TensorBoard have the loss and the rate of each of "
         f"{counts} iterations. {results['data']}, {results['threads']} threads, {_machine(results)}. "
-        f"Made by `python benchmarks/tracking.py --rounds {rounds} {options}`.",
+        f"Made by `python benchmarks/tracking.py --rounds {rounds} {options}{_out(out)}`.",
     )
 
 
@@ -100,8 +100,8 @@ def outages(results: dict[str, Any]) -> str:
     )
 
 
-def busy(results: dict[str, Any]) -> str:
-    """What one other busy process costs, by how PyTorch's threads wait for each other."""
+def busy(results: dict[str, Any], out: str = "") -> str:
+    """What one other busy process costs, by how PyTorch's threads wait for each other; ``out`` as for `tracking`."""
     lines = [["", "nothing else runs", "beside one busy process"]]
     first = results["seconds"]["pytorch"]["alone"]
     for name, label in BUSY.items():
@@ -111,7 +111,7 @@ def busy(results: dict[str, Any]) -> str:
         lines,
         f"Time of {results['iterations']} iterations of the default experiment and a validation, everything on, and × "
         f"that of the first cell: {results['data']}, median of {len(first)} paired rounds (smallest to largest), "
-        f"{_machine(results)}. Made by `python benchmarks/busy.py`.",
+        f"{_machine(results)}. Made by `python benchmarks/busy.py{_out(out)}`.",
     )
 
 
@@ -161,7 +161,7 @@ def default(results: dict[str, Any]) -> str:
                 line[-1] = f"1/{median(ratios):.0f} (1/{max(ratios):.0f} to 1/{min(ratios):.0f})"
         lines[4] += ["", ""]
     seeds = " ".join(str(run["seed"]) for run in runs)
-    options = f"--seeds {seeds}" + f" --experiment {name} --out benchmarks/results/{name}.json" * bool(name)
+    options = f"--seeds {seeds}" + f" --experiment {name}{_out(name)}" * bool(name)
     options += " --no-theirs" * (not theirs)
     return _block(
         lines,
@@ -169,6 +169,11 @@ def default(results: dict[str, Any]) -> str:
         f"{_trained_in(runs[0])}, "
         f"{_machine(results)}. Made by `python benchmarks/default.py {options}`.",
     )
+
+
+def _out(name: str) -> str:
+    """What is typed so that results get a name of their own; without, they replace the ones named as the benchmark."""
+    return f" --out benchmarks/results/{name}.json" * bool(name)
 
 
 def _trained_in(results: dict[str, Any]) -> str:
@@ -491,7 +496,7 @@ PAGES: dict[Path, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
         made.__name__: (made.__name__, made) for made in (default, speed, tracking, busy, flat, outages, sweeps, kills)
     }
     | {name: (name, default) for name in ("quick", "accurate")}
-    | {"busy-amd": ("busy-amd", busy), "tracking-cnn": ("tracking-cnn", tracking)}
+    | {name: (name, partial(made, out=name)) for name, made in (("busy-amd", busy), ("tracking-cnn", tracking))}
     | {"gpu": ("gpu", gpu), "gpu-updates": ("gpu", gpu_updates)},
     SCALE: {"scale": ("scale", scale), "sums": ("scale", sums)},
     RECIPE: {
