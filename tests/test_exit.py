@@ -1,0 +1,33 @@
+"""A command ends when its work has."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import live
+
+# what is registered first runs last
+COMMAND = """
+import atexit, gc
+atexit.register(lambda: print(len(gc.get_objects()), gc.get_freeze_count()))
+from bestepoch.app import launch
+
+def task(settings):
+    import torch
+
+launch(task)
+"""
+
+
+def test_what_the_imports_made_is_not_looked_through_once_more() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND],
+        cwd=live.CHECKOUT,
+        env=live.environment(live.CHECKOUT),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    looked_through, left_alone = map(int, done.stdout.split())
+    assert looked_through < 1000 and left_alone > 100_000
