@@ -14,11 +14,11 @@ import yaml  # type: ignore[import-untyped]
 from bestepoch import config, project
 from bestepoch.app import launch
 from bestepoch.evaluate import evaluate
+from bestepoch.jobs import Jobs, Note
 from bestepoch.project import UsageError
 from bestepoch.run import Run, flat
 from bestepoch.schema import Selection, Settings, Sweeping
-from bestepoch.standings import Note, Standings
-from bestepoch.sweep import NOTES
+from bestepoch.standings import Standings
 
 log = logging.getLogger("bestepoch")
 
@@ -28,7 +28,7 @@ def main(settings: Settings) -> None:
     folder = _folder(settings.sweep)
     about = project.read_json(folder / "sweep.json", "the sweep's command")
     choice = Selection(**about["selection"])
-    notes = [json.loads(path.read_text()) for path in sorted((folder / NOTES).glob("*.json"))]
+    notes = Jobs(folder).notes()
     table = Standings.of(notes, choice)
     winner = table.winner
     if winner is None:

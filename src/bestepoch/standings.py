@@ -6,14 +6,13 @@ import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bestepoch import project
+from bestepoch.jobs import Note
 from bestepoch.journal import write_table
 from bestepoch.run import Run
 from bestepoch.schema import Selection
 
-Note = dict[str, Any]
 SHOWN = 50  # jobs in a description; jobs.csv has all
 COLUMNS = ["overrides", "status", "best_epoch", "metric", "seconds", "run", "error", "traceback"]
 

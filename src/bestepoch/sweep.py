@@ -1,13 +1,12 @@
 """A multirun: one parent run, one child a job, a line for each job as it ends, and a table of all of them.
 
 Jobs may run in this process or, by a launcher, in others and on other machines. What they share is the sweep's folder:
-each job notes there how it fares, and the process that began the sweep reads it.
+each job notes there how it fares (`bestepoch.jobs`), and the process that began the sweep reads it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import os
@@ -17,7 +16,6 @@ import socket
 import threading
 import time
 import traceback
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,40 +24,15 @@ from typing import Any
 from filelock import Timeout
 
 from bestepoch import app, launcher, project, signals, standings
+from bestepoch.jobs import Jobs, Note, key, waiting
 from bestepoch.journal import read
 from bestepoch.run import TRAINING_CODE, Run, short, slug, sweep_lock
 from bestepoch.schema import Selection, Settings, Tracking
 from bestepoch.selection import best_epoch
-from bestepoch.standings import Note
 from bestepoch.terminal import Board
 
 log = logging.getLogger("bestepoch")
-NOTES = ".jobs"  # in a sweep's folder, one file for each job
 EVERY_SECONDS = 0.5
-
-
-def key(overrides: list[str]) -> str:
-    """By which a job is known."""
-    return project.digest(overrides)
-
-
-def waiting(jobs: list[list[str]], fixed: list[str] | None = None) -> dict[str, Note]:
-    """What is noted of jobs that have not begun, by their `key`.
-
-    Each is named by what it does not have in common with all others, or with ``fixed``.
-    """
-    # among the jobs, since Hydra writes a value in its own way: what was typed as 1e-2 is 0.01 in each
-    common = set(fixed or ()) if len(jobs) < 2 else set.intersection(*map(set, jobs))
-    names = [slug([short(line) for line in job if line not in common] or ["job"]) for job in jobs]
-    alike = Counter(names)
-    return {
-        key(job): {
-            "overrides": " ".join(job),
-            "name": name if alike[name] == 1 else f"{name}-{key(job)[:6]}",
-            "status": "not started",
-        }
-        for job, name in zip(jobs, names, strict=True)
-    }
 
 
 @dataclass
@@ -68,21 +41,18 @@ class Sweep:
 
     Args:
         overrides: as they were typed, without those that say how, not what, to run.
-        jobs: what each is noted as before it has begun, by its `key`; empty where a sweeper chooses them on the way.
     """
 
     root: Path
     folder: Path
     overrides: list[str]
-    jobs: dict[str, Note]
+    jobs: Jobs
     selection: Selection
     tracking: Tracking
     fail_fast: bool
     parent: str | None = None
-    host: str = field(default_factory=socket.gethostname)
     process: int = field(default_factory=os.getpid)
     began: float = field(default_factory=time.time)
-    ended: dict[str, Note] = field(default_factory=dict)  # the notes that change no more
 
     @classmethod
     def of(cls, overrides: list[str], first: Settings) -> tuple[Sweep, list[str]]:
@@ -100,18 +70,19 @@ class Sweep:
         told = [line for line in overrides if not line.lstrip("+").startswith(how)]
         told += more
         base = first.training()
-        for key in ("name", "threads"):  # the same sweep on another machine
-            del base["device"][key]
+        for setting in ("name", "threads"):  # the same sweep on another machine
+            del base["device"][setting]
         number = project.digest(told, base, project.code_hashes(TRAINING_CODE))[:6]
         lines = sorted((line for line in told if line not in more), key=lambda line: not re.search(r"[,(]", line))
         name = slug([short(line) for line in lines])[:60].rstrip("-_.") or "sweep"  # what varies comes first
         folder = project.home() / "runs" / "sweeps" / f"{name}-{number}"
-        jobs = waiting([job + more for job in plan.jobs or []], told)
+        jobs = Jobs(folder, waiting([job + more for job in plan.jobs or []], told))
         sweep = cls(project.root(), folder, told, jobs, first.selection, first.tracking, first.sweep.fail_fast)
         return sweep, more + plan.of_hydra
 
     def _prepare(self) -> None:
-        for old in [*(self.folder / NOTES).glob("*.json"), *self.folder.glob("*.error.log")]:
+        self.jobs.begin()
+        for old in self.folder.glob("*.error.log"):
             old.unlink()
         project.write_json(
             self.folder / "sweep.json", {"overrides": self.overrides, "selection": self.selection.model_dump()}
@@ -123,7 +94,7 @@ class Sweep:
                 self.parent = begin_sweep(self.tracking.experiment, self.folder, self.overrides)
             except Exception as error:  # the jobs train all the same, each on its own in MLflow
                 log.warning("warning: MLflow does not take the sweep's parent run (%s)", project.first_line(error))
-        count = f", {len(self.jobs)} jobs" if self.jobs else ""
+        count = f", {len(self.jobs.planned)} jobs" if self.jobs.planned else ""
         log.info("sweep    %s%s", project.relative(self.folder), count)
 
     @contextlib.contextmanager
@@ -140,7 +111,7 @@ class Sweep:
         def stop(number: int, _frame: Any) -> None:
             raise SystemExit(128 + number)
 
-        (self.folder / NOTES).mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         lock = sweep_lock(self.folder)
         try:
             lock.acquire(timeout=1.0)  # others look into it for moments
@@ -208,12 +179,12 @@ class Sweep:
         An error ends here, in that row and a file with the traceback, so that the other jobs go on.
         """
         overrides = app.overrides()
-        planned = self.jobs.get(key(overrides)) or next(iter(waiting([overrides], self.overrides).values()))
+        number = key(overrides)
+        planned = self.jobs.planned.get(number) or waiting([overrides], self.overrides)[number]
         row = {**planned, "status": "running", "host": socket.gethostname(), "process": os.getpid()}
         name = str(row["name"])
-        note = self.folder / NOTES / f"{key(overrides)}.json"
-        project.write_json(note, row)
-        child = os.getppid() == self.process and self.host == socket.gethostname()
+        self.jobs.write(number, row)
+        child = os.getppid() == self.process and self.jobs.host == socket.gethostname()
         if child:
             signals.stop_with(self.process)  # killed, it leaves its processes running
         told = log.level
@@ -232,13 +203,13 @@ class Sweep:
             where.write_text(traceback.format_exc())
         finally:
             log.setLevel(told)
-            project.write_json(note, row)
+            self.jobs.write(number, row)
             if child and os.getppid() != self.process:
                 os._exit(1)  # a worker of joblib would take its next job, or wait for one that nobody gives it any more
 
     def over(self) -> bool:
         """Whether no further job is to be started, because one has failed and ``sweep.fail_fast`` says so."""
-        return self.fail_fast and any(note["status"] == "failed" for note in self.notes())
+        return self.fail_fast and any(note["status"] == "failed" for note in self.jobs.notes())
 
     def outcome(self, run: Run) -> dict[str, Any]:
         """What the table says of a job that trained to its end."""
@@ -252,23 +223,6 @@ class Sweep:
             "before": run.info["ended"] < self.began,
         }
 
-    def notes(self) -> list[Note]:
-        """What the jobs have noted, in the order of their numbers; those that nobody has begun are "not started"."""
-        there = {path.stem: path for path in (self.folder / NOTES).glob("*.json")}
-        rows = [self._read(there.pop(name)) if name in there else job for name, job in self.jobs.items()]
-        return rows + [self._read(path) for _, path in sorted(there.items())]
-
-    def _read(self, path: Path) -> Note:
-        """A job's note; one whose process died before it could say so was killed."""
-        if path.stem in self.ended:
-            return self.ended[path.stem]
-        note: Note = json.loads(path.read_text())
-        if note["status"] in ("finished", "failed"):
-            self.ended[path.stem] = note
-        if note["status"] == "running" and note["host"] == self.host and not signals.alive(note["process"]):
-            note["status"] = "killed"
-        return note
-
     def _watch(self, ended: threading.Event) -> None:
         """One line for each job: on a terminal while it runs, and everywhere when it has ended."""
         told: set[str] = set()
@@ -279,7 +233,7 @@ class Sweep:
             while not last:
                 last = ended.wait(EVERY_SECONDS)
                 running, news = [], []
-                notes = self.notes()
+                notes = self.jobs.notes()
                 for number, note in enumerate(notes, 1):
                     begin = f"{number:>{len(str(len(notes)))}}/{len(notes)}  "
                     if note["status"] == "running":
@@ -309,7 +263,7 @@ class Sweep:
 
     def _finish(self) -> bool:
         """The table of all jobs, on the terminal, as files, and in the parent run; whether all are finished."""
-        notes = self.notes()
+        notes = self.jobs.notes()
         table = standings.Standings.of(notes, self.selection)
         try:
             files = table.write(self.folder)
