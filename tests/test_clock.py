@@ -31,21 +31,17 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 class Watched(NamedTuple):
     said: list[str]
-    seconds: float  # from the command to the line with the times
+    seconds: float  # from the command until the shell asks for the next one
     info: dict[str, Any]
 
 
 def watched(project: Path, *overrides: str) -> Watched:
-    began, seconds, said = time.perf_counter(), 0.0, []
-    with subprocess.Popen(
+    began = time.perf_counter()
+    done = subprocess.run(
         [*TRAIN, *overrides], cwd=project, env=live.environment(project), stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            said.append(line.rstrip("\n"))
-            if line.startswith("time "):
-                seconds = time.perf_counter() - began
-    assert process.returncode == 0, said
+    )
+    seconds, said = time.perf_counter() - began, done.stderr.splitlines()
+    assert done.returncode == 0, said
     run = Path(next(line for line in said if line.startswith("run ")).split()[1])
     return Watched(said, seconds, json.loads((project / "runs" / run / "run.json").read_text()))
 
