@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import csv
+import functools
 import os
 import shutil
 import signal
@@ -50,20 +52,30 @@ def git(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def with_split(folder: Path) -> Path:
-    """The sample, fetched and split where training will find it, so that it need not be done in each test."""
+@functools.cache
+def _made_once() -> Path:
+    """The sample, fetched and split, and an MLflow store that holds its tables: the same for every copy."""
+    from mlflow import MlflowClient
+
     from bestepoch import config, prepare
 
-    with contextlib.chdir(folder):
+    folder = Path(tempfile.mkdtemp(prefix="bestepoch-made-once-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with contextlib.chdir(project(folder)):
         prepare.split_for(config.checked([*SAMPLE], False)[1])
+        MlflowClient(tracking_uri=store(folder))
+    return folder
+
+
+def with_split(folder: Path) -> Path:
+    """The sample where training will find it, so that it need not be fetched and split in each test."""
+    shutil.copytree(_made_once() / "data", folder / "data", dirs_exist_ok=True)
     return folder
 
 
 def with_store(folder: Path) -> Path:
     """An MLflow store whose tables are there already, which costs a second and a half otherwise."""
-    from mlflow import MlflowClient
-
-    MlflowClient(tracking_uri=store(folder))
+    shutil.copyfile(_made_once() / "mlflow.db", folder / "mlflow.db")
     return folder
 
 
