@@ -151,7 +151,7 @@ def compare(browser: Browser, link: str, run_ids: list[str], out: Path) -> None:
 def tensorboard(browser: Browser, link: str, out: Path) -> None:
     """The images of what was evaluated."""
     page = browser.new_page(viewport={"width": 1500, "height": 900})
-    page.goto(f"{link}/#images")
+    page.goto(f"{link.partition('?')[0]}#images")
     page.get_by_text("confusion/validation").first.wait_for(timeout=60_000)
     finish(page, out)
 

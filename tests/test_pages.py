@@ -200,17 +200,21 @@ def test_a_filter_of_the_readme_finds_the_runs(trained: Trained, browser: Browse
 
 def test_tensorboard_has_the_same_runs_and_more_than_curves(trained: Trained, browser: Browser) -> None:
     page = browser.new_page(viewport={"width": 1500, "height": 1000})
-    page.goto(f"{trained.links['TensorBoard']}/#timeseries")
+    page.goto(trained.links["TensorBoard"])
     for name in trained.jobs:
         expect(page.get_by_text(name).first).to_be_visible(timeout=60_000)
-    for group in ("train", "val", "lr"):
-        expect(page.get_by_text(group, exact=True).first).to_be_visible(timeout=60_000)
+    for curve in ("lr", "train/epoch_loss", "train/loss", "val/accuracy", "val/loss"):
+        expect(page.get_by_text(curve, exact=True).first).to_be_attached(timeout=60_000)
+    expect(page.get_by_text("best/epoch", exact=True)).to_have_count(0)
+    columns = page.locator("text=Value >> visible=true"), page.locator("text=Smoothed >> visible=true")
+    expect(columns[0].first).to_be_visible(timeout=60_000)
+    expect(columns[1]).to_have_count(0)
     for tab, shown in (
         ("images", ("confusion/validation", "images", "mistakes")),
         ("text", ("run/configuration", "run/summary", "run/evaluation")),
         ("hparams", ("train.batch_size",)),
     ):
-        page.goto(f"{trained.links['TensorBoard']}/#{tab}")
+        page.goto(f"{trained.links['TensorBoard'].partition('?')[0]}#{tab}")
         for word in shown:
             expect(page.get_by_text(word).first).to_be_attached(timeout=60_000)
     page.close()

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 
@@ -19,6 +20,9 @@ from bestepoch.tracking_views import BEST_EPOCHS, LEARNING_CURVES, link
 
 USUAL = {"PORT": 5000, "TENSORBOARD_PORT": 6006}
 PATIENCE = 120  # seconds that a server may take to start
+# The curves before single numbers, and as they are: TensorBoard smooths by itself, and of a few epochs it then shows
+# another lowest loss, at another epoch.
+CURVES = f"?smoothing=0&tagFilter={urllib.parse.quote('^(val|train|lr)')}#timeseries"
 
 
 def main(arguments: list[str]) -> None:
@@ -46,7 +50,8 @@ def main(arguments: list[str]) -> None:
         _wait(f"http://127.0.0.1:{beside}", board)
         for name, view in views.items():
             print(f"{name:<16} http://127.0.0.1:{port}/{view}")
-        print(f"{'TensorBoard':<16} http://127.0.0.1:{beside}\n{'store':<16} {uri}\nCtrl-C ends it.", flush=True)
+        print(f"{'TensorBoard':<16} http://127.0.0.1:{beside}/{CURVES}")
+        print(f"{'store':<16} {uri}\nCtrl-C ends it.", flush=True)
         mlflow.wait()
 
 
