@@ -151,9 +151,14 @@ def compare(browser: Browser, link: str, run_ids: list[str], out: Path) -> None:
 def tensorboard(browser: Browser, link: str, out: Path) -> None:
     """The images of what was evaluated."""
     page = browser.new_page(viewport={"width": 1500, "height": 900})
-    page.goto(f"{link.partition('?')[0]}#images")
+    page.goto(of_tab(link, "images"))
     page.get_by_text("confusion/validation").first.wait_for(timeout=60_000)
     finish(page, out)
+
+
+def of_tab(link: str, tab: str) -> str:
+    """The address of a tab of TensorBoard, from that of its curves."""
+    return f"{link.partition('?')[0]}#{tab}"
 
 
 def of_run(link: str, run_id: str, tab: str = "") -> str:

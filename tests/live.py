@@ -86,7 +86,7 @@ def store(folder: Path) -> str:
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
     """The environment of this process but for what steers the project; then the copy's code, and ``more``."""
-    steering = ("MLFLOW_", "BESTEPOCH_", "DVC_", "GIT_", "HYDRA_")
+    steering = ("MLFLOW_", "BESTEPOCH_", "DVC_", "GIT_", "HYDRA_", "MALLOC_", "GLIBC_")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(steering)}
     return {**kept, "PYTHONPATH": str(folder / "src"), "MLFLOW_DISABLE_TELEMETRY": "true", **more}
 
@@ -118,6 +118,15 @@ def run(
         timeout=seconds,
     )
     assert done.returncode == code, done.stdout
+    return done.stdout
+
+
+def python(code: str, **more: str) -> str:
+    """What a program that uses the project prints, run in the checkout."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=CHECKOUT, env=environment(CHECKOUT, **more), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
     return done.stdout
 
 

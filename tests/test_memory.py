@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import subprocess
-import sys
 
 import pytest
 
@@ -35,16 +32,7 @@ launch(task)
 
 
 def share_that_the_system_gave(**given: str) -> float:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    done = subprocess.run(
-        [sys.executable, "-c", COMMAND],
-        cwd=live.CHECKOUT,
-        env=kept | {"NUMPY_MADVISE_HUGEPAGE": "0"} | given,  # huge pages hide faults
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return float(done.stdout)
+    return float(live.python(COMMAND, NUMPY_MADVISE_HUGEPAGE="0", **given))  # huge pages hide faults
 
 
 def test_what_is_freed_is_kept_in_every_command() -> None:

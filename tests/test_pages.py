@@ -214,7 +214,7 @@ def test_tensorboard_has_the_same_runs_and_more_than_curves(trained: Trained, br
         ("text", ("run/configuration", "run/summary", "run/evaluation")),
         ("hparams", ("train.batch_size",)),
     ):
-        page.goto(f"{trained.links['TensorBoard'].partition('?')[0]}#{tab}")
+        page.goto(pictures.of_tab(trained.links["TensorBoard"], tab))
         for word in shown:
             expect(page.get_by_text(word).first).to_be_attached(timeout=60_000)
     page.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import gc
 import logging
 import os
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 SweepTask = Callable[[Settings, "Sweep"], "float | None"]
 USAGE_EXIT = 2
 # New objects until Python looks for garbage. Imports make some hundred thousand that stay; looking them through as
-# often as Python does by itself (700, on 3.11) takes a tenth of a short stage.
+# often as Python does by itself (700, on 3.11) takes a tenth of a short stage. Not to look at all would cost an
+# evaluation 30 MB.
 COLLECT_EVERY = 50_000
 
 
@@ -145,10 +147,11 @@ class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
         return styled(super().format(record))
 
 
+@functools.cache
 def _begin() -> None:
-    """What each process of the project begins with; a second time changes nothing."""
+    """What each process of the project begins with, once: in one process a sweep has many jobs."""
     gc.set_threshold(COLLECT_EVERY)
-    # Nor once more when all is said and done, where Python looks for what its end shall free: half a second of PyTorch
+    # At its end Python looks through all objects twice more, half a second with PyTorch's; frozen ones it passes over.
     atexit.register(gc.freeze)
     share_cores()
     keep_freed()

@@ -56,7 +56,7 @@ class Jobs:
     folder: Path
     planned: dict[str, Note] = field(default_factory=dict)
     host: str = field(default_factory=socket.gethostname)
-    _ended: dict[str, Note] = field(default_factory=dict)  # the notes that change no more
+    _ended: dict[str, Note] = field(default_factory=dict, init=False)  # the notes that change no more
 
     def begin(self) -> None:
         """Forget what was noted when the sweep was run before."""

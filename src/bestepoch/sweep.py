@@ -44,7 +44,6 @@ class Sweep:
     """
 
     root: Path
-    folder: Path
     overrides: list[str]
     jobs: Jobs
     selection: Selection
@@ -53,6 +52,11 @@ class Sweep:
     parent: str | None = None
     process: int = field(default_factory=os.getpid)
     began: float = field(default_factory=time.time)
+
+    @property
+    def folder(self) -> Path:
+        """Where its jobs have their runs and their notes."""
+        return self.jobs.folder
 
     @classmethod
     def of(cls, overrides: list[str], first: Settings) -> tuple[Sweep, list[str]]:
@@ -77,7 +81,7 @@ class Sweep:
         name = slug([short(line) for line in lines])[:60].rstrip("-_.") or "sweep"  # what varies comes first
         folder = project.home() / "runs" / "sweeps" / f"{name}-{number}"
         jobs = Jobs(folder, waiting([job + more for job in plan.jobs or []], told))
-        sweep = cls(project.root(), folder, told, jobs, first.selection, first.tracking, first.sweep.fail_fast)
+        sweep = cls(project.root(), told, jobs, first.selection, first.tracking, first.sweep.fail_fast)
         return sweep, more + plan.of_hydra
 
     def _prepare(self) -> None:
