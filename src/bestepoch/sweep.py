@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import re
 import signal
@@ -29,10 +28,9 @@ from bestepoch.journal import read
 from bestepoch.run import TRAINING_CODE, Run, short, slug, sweep_lock
 from bestepoch.schema import Selection, Settings, Tracking
 from bestepoch.selection import best_epoch
-from bestepoch.terminal import Board
+from bestepoch.watch import watch
 
 log = logging.getLogger("bestepoch")
-EVERY_SECONDS = 0.5
 
 
 @dataclass
@@ -129,7 +127,8 @@ class Sweep:
         ended, good = threading.Event(), False
         try:
             self._prepare()
-            watcher = threading.Thread(target=self._watch, args=(ended,), name="sweep", daemon=True)
+            seen = (self.jobs, self.selection, ended)
+            watcher = threading.Thread(target=watch, args=seen, name="sweep", daemon=True)
             watcher.start()
             try:
                 yield
@@ -226,44 +225,6 @@ class Sweep:
             "run": project.relative(run.folder),
             "before": run.info["ended"] < self.began,
         }
-
-    def _watch(self, ended: threading.Event) -> None:
-        """One line for each job: on a terminal while it runs, and everywhere when it has ended."""
-        told: set[str] = set()
-        best = math.inf
-        sign = 1 if self.selection.mode == "min" else -1
-        with Board() as board:
-            last = False
-            while not last:
-                last = ended.wait(EVERY_SECONDS)
-                running, news = [], []
-                notes = self.jobs.notes()
-                for number, note in enumerate(notes, 1):
-                    begin = f"{number:>{len(str(len(notes)))}}/{len(notes)}  "
-                    if note["status"] == "running":
-                        running.append(begin + self._so_far(note))
-                    # one that was killed may yet go on, where a cluster queues it again
-                    elif note["status"] in ("finished", "failed") and note["overrides"] not in told:
-                        told.add(note["overrides"])
-                        leads = note["status"] == "finished" and sign * note["metric"] < best
-                        best = sign * note["metric"] if leads else best
-                        news.append(
-                            begin + standings.line(note, self.selection.metric) + ("  (leads)" if leads else "")
-                        )
-                board.show([] if last else running)  # first: no job shall stand there twice
-                for text in news:
-                    board.line(text)
-
-    def _so_far(self, note: Note) -> str:
-        table = self.folder / note["name"] / "epochs.csv"
-        epochs = read(table) if table.is_file() else []
-        if not epochs:
-            return f"running   {note['name']}"
-        with contextlib.suppress(project.UsageError):  # no finite value yet
-            best = best_epoch(epochs, self.selection.metric, self.selection.mode)
-            value = f"{self.selection.metric} {best[self.selection.metric]:.5g} at epoch {best['epoch']:.0f}"
-            return f"running   {note['name']}  {value} of {len(epochs)} so far"
-        return f"running   {note['name']}  {len(epochs)} epochs"
 
     def _finish(self) -> bool:
         """The table of all jobs, on the terminal, as files, and in the parent run; whether all are finished."""
