@@ -63,11 +63,11 @@ def main() -> None:
             sweep = options.sweep.get(name)
             if sweep is None:
                 common.fresh(folder)
-                command = [sys.executable, "-m", "bestepoch.train", *line(name, options.data, options.validation)]
+                command = [sys.executable, "-m", "bestepoch.train", *line(name, options)]
                 subprocess.run(command, cwd=folder, env=common.environment(folder), check=True)
                 (sweep,) = (path.parent for path in folder.glob("runs/sweeps/*/sweep.json"))
-            shown = shlex.join(["python", "-m", "bestepoch.train", *line(name, options.data, options.validation)])
-            found, precision = jobs(sweep, SEARCHES[name])
+            shown = shlex.join(["python", "-m", "bestepoch.train", *line(name, options)])
+            found, precision = jobs(sweep, search(name, options.change))
             machine = common.machine()
             results["searches"][name] = {"command": shown, "machine": machine, "precision": precision, "jobs": found}
             common.write(options.out, results)
@@ -79,6 +79,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--searches", nargs="+", choices=SEARCHES, default=list(SEARCHES))
     parser.add_argument("--validation", default="12000", help="images to hold out: a count or a share")
+    parser.add_argument("--change", nargs="+", default=[], help="overrides in place of the searches' own")
     parser.add_argument("--data", default="mnist", help="a name in conf/data/")
     parser.add_argument("--folder", type=Path, help="where to work; by default a temporary folder")
     parser.add_argument("--out", type=Path, default=common.RESULTS / "recipe.json")
@@ -88,12 +89,18 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def line(name: str, data: str, validation: str) -> list[str]:
+def search(name: str, changes: list[str]) -> list[str]:
+    """The overrides of a search, of which ``changes`` take the place of those with the same key."""
+    changed = {text.partition("=")[0] for text in changes}
+    return [text for text in SEARCHES[name] if text.partition("=")[0] not in changed] + changes
+
+
+def line(name: str, options: argparse.Namespace) -> list[str]:
     """What follows `python -m bestepoch.train`."""
-    given = [] if data == "mnist" else [f"data={data}"]
+    given = [] if options.data == "mnist" else [f"data={options.data}"]
     if FOLDS[0] not in SEARCHES[name]:
-        given.append(f"split.validation={validation}")
-    return ["-m", "hydra/launcher=joblib", *given, *GOAL, *SEARCHES[name]]
+        given.append(f"split.validation={options.validation}")
+    return ["-m", "hydra/launcher=joblib", *given, *GOAL, *search(name, options.change)]
 
 
 def jobs(sweep: Path, asked: list[str]) -> tuple[list[dict[str, Any]], str]:

@@ -174,32 +174,31 @@ def test_what_a_gpu_makes_of_the_experiments_is_measured_and_shown(tables: Any, 
 
 def test_a_search_is_run_and_shown(tables: Any, tmp_path: Path) -> None:
     tiny = ["--data=mnist_sample", "--validation=0.2", "--searches", "quick", f"--folder={tmp_path / 'work'}"]
+    tiny += ["--change", "train.batch_size=100", "augment=shift", "seed=0,1"]
     kept = {"command": "of another day"}
     (tmp_path / "results.json").write_text(json.dumps({"data": "mnist_sample", "searches": {"default": kept}}))
     results, printed = benchmark("recipe", tmp_path, *tiny)
     search = results["searches"]["quick"]
     assert results["searches"]["default"] == kept and search["precision"] in ("float32", "bfloat16")
     assert (
-        search["command"].endswith("augment=none,shift seed=0,1,2")
+        search["command"].endswith("optimizer.lr=0.01,0.02 train.batch_size=100 augment=shift seed=0,1")
         and " -m hydra/launcher=joblib " in search["command"]
     )
-    assert len(search["jobs"]) == 2 * 2 * 2 * 2 * 3
+    assert len(search["jobs"]) == 2 * 2 * 2
     assert {job["held_out"] for job in search["jobs"]} == {900}
     assert printed.endswith(tables.recipe(results, "quick") + "\n")
     # one cell by hand, from what the runs themselves have kept
-    wanted = {"model.channels": "[12,24,48]", "train.batch_size": "100", "optimizer.lr": "0.02", "augment": "shift"}
+    wanted = {"model.channels": "[12,24,48]", "optimizer.lr": "0.02"}
     errors = []
     for path in (tmp_path / "work").glob("runs/sweeps/*/*/run.json"):
         config = json.loads(path.read_text())["config"]
-        if (config["model"]["channels"], config["train"]["batch_size"]) == ([12, 24, 48], 100) and (
-            config["optimizer"]["lr"],
-            config["augment"]["name"],
-        ) == (0.02, "shift"):
+        if (config["model"]["channels"], config["optimizer"]["lr"]) == ([12, 24, 48], 0.02):
+            assert (config["train"]["batch_size"], config["augment"]["name"]) == (100, "shift")
             (*_, last) = live.table(path.parent / "epochs.csv")
             errors.append(900 - round(900 * float(last["val/accuracy"])))
     found = [job["errors"] for job in search["jobs"] if wanted.items() <= job["settings"].items()]
-    assert sorted(found) == sorted(errors) and len(errors) == 3
-    assert f"| {round(sum(errors) / 3, 1):g}, " in printed
+    assert sorted(found) == sorted(errors) and len(errors) == 2
+    assert f"| {round(sum(errors) / 2, 1):g}, " in printed
 
 
 def forward_flops() -> int:
