@@ -56,7 +56,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
-    project = live.with_split(live.project(tmp_path_factory.mktemp("pages") / "project"))
+    project = live.with_store(live.with_split(live.project(tmp_path_factory.mktemp("pages") / "project")))
     live.run(project, "train", *JOBS)
     (sweep,) = (path.parent for path in project.glob("runs/sweeps/*/sweep.json"))
     live.run(project, "promote", f"sweep={sweep.relative_to(project)}")

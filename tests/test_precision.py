@@ -34,7 +34,7 @@ def menu(**values: Any) -> Device:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return live.with_split(live.project(tmp_path_factory.mktemp("precision") / "project"))
+    return live.with_store(live.with_split(live.project(tmp_path_factory.mktemp("precision") / "project")))
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ class Ready:
 
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Ready:
-    project = live.with_split(live.project(tmp_path_factory.mktemp("predict") / "project"))
+    project = live.with_store(live.with_split(live.project(tmp_path_factory.mktemp("predict") / "project")))
     edit(project / "params.yaml", "data: mnist ", "data: mnist_sample ")
     live.run(project, "train", *live.SAMPLE, "model=lenet", "train.epochs=3")
     run = live.only_run(project)

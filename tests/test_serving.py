@@ -83,7 +83,7 @@ def written(images: np.ndarray, folder: Path) -> list[str]:
 
 
 def test_the_served_champion_answers_as_predict_does(tmp_path: Path) -> None:
-    project = live.with_split(live.project(tmp_path / "project"))
+    project = live.with_store(live.with_split(live.project(tmp_path / "project")))
     edit(project / "params.yaml", "data: mnist ", "data: mnist_sample ")
     live.run(project, "train", *live.SAMPLE, "model=mlp", "model.hidden=[32]", "train.epochs=1")
     run = live.only_run(project)
@@ -108,7 +108,7 @@ def test_the_served_champion_answers_as_predict_does(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path(os.environ.get("BESTEPOCH_MIRROR") or "-").is_dir(), reason="needs the real files")
 def test_served_and_predicted_are_equal_on_the_ten_thousand_test_images(tmp_path: Path) -> None:
     mirror = {"BESTEPOCH_MIRROR": os.environ["BESTEPOCH_MIRROR"]}
-    project = live.project(tmp_path / "project")
+    project = live.with_store(live.project(tmp_path / "project"))
     cpu = ("device.name=cpu", "device.threads=1")
     live.run(project, "train", *cpu, "train.epochs=null", "train.iterations=100", **mirror)
     run = live.only_run(project)

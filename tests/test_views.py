@@ -39,7 +39,7 @@ CHOSEN = {"data", "model", "optimizer", "scheduler", "augment", "stopping", "see
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = live.with_split(live.project(tmp_path_factory.mktemp("views") / "project"))
+    folder = live.with_store(live.with_split(live.project(tmp_path_factory.mktemp("views") / "project")))
     live.git(folder, "remote", "add", "origin", "https://name:secret@git.example.org/team/pipeline.git")
     (folder / "conf/experiment/mine.yaml").write_text("# @package _global_\nseed: 3\n")
     live.run(
