@@ -86,7 +86,7 @@ def store(folder: Path) -> str:
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
     """The environment of this process but for what steers the project; then the copy's code, and ``more``."""
-    steering = ("MLFLOW_", "BESTEPOCH_", "DVC_", "GIT_", "HYDRA_", "MALLOC_", "GLIBC_")
+    steering = ("MLFLOW_", "BESTEPOCH_", "DVC_", "GIT_", "HYDRA_", "MALLOC_", "GLIBC_", "PYTHON")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(steering)}
     return {**kept, "PYTHONPATH": str(folder / "src"), "MLFLOW_DISABLE_TELEMETRY": "true", **more}
 

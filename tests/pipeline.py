@@ -32,7 +32,7 @@ def commit(folder: Path) -> None:
 
 def environment(mirror: str | None = None) -> dict[str, str]:
     """Where no mirror but the named one can be reached, and nothing is set that the project would read."""
-    own = ("MLFLOW_", "DVC_", "BESTEPOCH_", "PYTHONPATH", "MAKE", "MFLAGS")
+    own = ("MLFLOW_", "DVC_", "BESTEPOCH_", "PYTHON", "MAKE", "MFLAGS")
     return {k: v for k, v in os.environ.items() if not k.startswith(own)} | {
         "PATH": f"{BIN}:{os.environ['PATH']}",
         # a port where nothing listens, so that the public mirrors are out of reach wherever this runs

@@ -55,7 +55,8 @@ def fails(copy: Path, said: str, *sweep: str, **more: Any) -> str:
     done = subprocess.run(
         live.command("train", *sweep, *TRAIN),
         cwd=copy,
-        env=live.environment(copy),
+        # where a file may not grow, Python would leave half of a module's bytecode, and the next import breaks on it
+        env=live.environment(copy, PYTHONDONTWRITEBYTECODE="1"),
         capture_output=True,
         text=True,
         **more,
