@@ -28,6 +28,14 @@ CPUINFO = Path("/proc/cpuinfo")
 MULTIPLIES_BFLOAT16 = CPUINFO.exists() and bool({"amx_bf16", "avx512_bf16"} & set(CPUINFO.read_text().split()))
 PER_ITERATION = {"train/loss", "lr"}
 PER_EPOCH = {"val/loss", "val/accuracy", "train/epoch_loss"}
+# nobody is asked to sign a test's commit, and nobody's hooks run; what else is set stays, such as safe.directory
+GIT = {
+    "GIT_CONFIG_COUNT": "2",
+    "GIT_CONFIG_KEY_0": "commit.gpgsign",
+    "GIT_CONFIG_VALUE_0": "false",
+    "GIT_CONFIG_KEY_1": "core.hooksPath",
+    "GIT_CONFIG_VALUE_1": os.devnull,
+}
 CLOCK = {"time", "seconds"}  # the columns that no two runs have in common
 
 
@@ -88,7 +96,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     """The environment of this process but for what steers the project; then the copy's code, and ``more``."""
     steering = ("MLFLOW_", "BESTEPOCH_", "DVC_", "GIT_", "HYDRA_", "MALLOC_", "GLIBC_", "PYTHON")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(steering)}
-    return {**kept, "PYTHONPATH": str(folder / "src"), "MLFLOW_DISABLE_TELEMETRY": "true", **more}
+    return {**kept, **GIT, "PYTHONPATH": str(folder / "src"), "MLFLOW_DISABLE_TELEMETRY": "true", **more}
 
 
 def command(stage: str, *arguments: str, processes: int = 1) -> list[str]:

@@ -38,7 +38,7 @@ def environment(mirror: str | None = None) -> dict[str, str]:
         # a port where nothing listens, so that the public mirrors are out of reach wherever this runs
         "http_proxy": "http://127.0.0.1:9",
         "https_proxy": "http://127.0.0.1:9",
-        "no_proxy": "127.0.0.1,localhost",
+        **live.GIT,
         "MLFLOW_DISABLE_TELEMETRY": "true",
         # the copy's code, also for what is started without DVC: the installed package is the checkout's
         "PYTHONPATH": "src",
