@@ -161,12 +161,14 @@ def read_only(path: Path) -> Iterator[None]:
             subprocess.run(["mount", "-o", "remount,bind,ro", str(path)], check=True)
             yield
         return
-    mode = stat.S_IMODE(path.stat().st_mode)
-    path.chmod(mode & ~0o222)
+    modes = {each: stat.S_IMODE(each.stat().st_mode) for each in (path, *path.rglob("*"))}
+    for each, mode in modes.items():
+        each.chmod(mode & ~0o222)
     try:
         yield
     finally:
-        path.chmod(mode)
+        for each, mode in modes.items():
+            each.chmod(mode)
 
 
 def content(folder: Path) -> dict[str, bytes | None]:
