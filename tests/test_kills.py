@@ -27,6 +27,7 @@ from mlflow import MlflowClient
 
 import live
 import pipeline
+from bestepoch.delivery import RESTARTS
 
 KILLS = int(os.environ.get("BESTEPOCH_KILLS", "20"))
 SEED = int(os.environ.get("BESTEPOCH_KILL_SEED") or random.SystemRandom().randrange(1_000_000))
@@ -108,7 +109,8 @@ def moments(rng: random.Random, took: Reference, kills: int, dvc: bool) -> list[
     chosen = []
     for signs in [anywhere, *(life[i] for i in sorted(rng.sample(range(len(life)), kills - 1)))]:
         sign, within = rng.choice(signs)
-        victim = rng.choice(victims if signs is evaluating else [*victims, "the courier"])
+        often = [moment.victim for moment in chosen[-RESTARTS:]] == RESTARTS * ["the courier"]  # then it is given up
+        victim = rng.choice(victims if signs is evaluating or often else [*victims, "the courier"])
         part = life.index(signs) if sign else -1
         chosen.append(Moment(sign, rng.uniform(0, within), victim, rng.random() < 0.3, part))
     return chosen

@@ -32,6 +32,7 @@ class Courier:
         self._places: dict[str, dict[str, Any]] = {}  # what each tracker noted when it had everything, by run
         self._changed = threading.Condition(threading.RLock())
         self._restarts = RESTARTS
+        self._given_up = False
         self._start()
 
     def open(self, run: Path, **request: Any) -> None:
@@ -44,9 +45,13 @@ class Courier:
 
     def close(self, run: Path, wait: float, status: str, **info: Any) -> dict[str, Any]:
         """Have the rest delivered and the run ended; the places of the trackers that have it all in time."""
+
+        def over() -> bool:
+            return self._given_up or len(self._places[str(run)]) == len(self.trackers)
+
         with self._changed:
             self._ask(str(run), {"finish": status, **info})
-            self._changed.wait_for(lambda: len(self._places[str(run)]) == len(self.trackers), max(wait, 0.1))
+            self._changed.wait_for(over, max(wait, 0.1))
             del self._requests[str(run)]
             return self._places.pop(str(run))
 
@@ -102,6 +107,8 @@ class Courier:
     def _start_again(self) -> None:
         """After its death: another one, which is told everything that is still to do."""
         if not self._restarts:
+            self._given_up = True
+            self._changed.notify_all()
             return
         self._restarts -= 1
         self._start()
