@@ -237,6 +237,18 @@ def started(folder: Path, stage: str, *arguments: str, processes: int = 1, **mor
         it.close()
 
 
+def couriers(training: Started) -> list[Any]:
+    """The processes beside training that bring its journal to the trackers."""
+    import psutil
+
+    found = []
+    for process in psutil.Process(training.process.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # nor a zombie
+            if "bestepoch.courier" in process.cmdline():
+                found.append(process)
+    return found
+
+
 def free_port() -> int:
     """A port of this machine where nothing listens."""
     with socket.socket() as listener:

@@ -109,8 +109,7 @@ def moments(rng: random.Random, took: Reference, kills: int, dvc: bool) -> list[
     chosen = []
     for signs in [anywhere, *(life[i] for i in sorted(rng.sample(range(len(life)), kills - 1)))]:
         sign, within = rng.choice(signs)
-        often = [moment.victim for moment in chosen[-RESTARTS:]] == RESTARTS * ["the courier"]  # then it is given up
-        victim = rng.choice(victims if signs is evaluating or often else [*victims, "the courier"])
+        victim = rng.choice(victims if signs is evaluating else [*victims, "the courier"])
         part = life.index(signs) if sign else -1
         chosen.append(Moment(sign, rng.uniform(0, within), victim, rng.random() < 0.3, part))
     return chosen
@@ -160,6 +159,7 @@ class Attempt:
         self._before = self._seen()
         self._printed = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
         self._still: list[psutil.Process] = []
+        self._couriers_left = RESTARTS  # one more, and what is not delivered is left to sync
         self.process = psutil.Popen(
             command, cwd=folder, env=pipeline.environment(), stdout=self._printed, stderr=subprocess.STDOUT
         )
@@ -205,8 +205,9 @@ class Attempt:
         # without what lives on of an earlier attempt
         own = [process for process in [self.process, *self.process.children(True)] if process not in couriers]
         stages = [process for process in own if {f"bestepoch.{stage}" for stage in STAGES} & {*words(process)}]
-        if victim == "the courier" and not couriers:
+        if victim == "the courier" and not (couriers and self._couriers_left):
             victim = "its command"
+        self._couriers_left -= victim == "the courier"
         if victim == "its command" and not stages:
             victim = "dvc"
         doomed = {

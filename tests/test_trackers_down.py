@@ -22,7 +22,6 @@ from bestepoch import courier, project
 from bestepoch.journal import Journal, Row
 from bestepoch.run import Run
 from bestepoch.tracking_tensorboard import TensorBoardTracker
-from pipeline import edit
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("trackers_down")]
 
@@ -70,23 +69,6 @@ def has_everything(uri: str, run: Path) -> None:
     (stored,) = live.mlflow_runs(client)
     assert (stored.info.run_name, stored.info.status) == (run.name, "FINISHED")
     assert live.mlflow_points(client, stored.info.run_id) == live.journal_points(run)
-
-
-def test_training_does_not_wait_for_a_courier_that_nobody_starts_again(template: Path, tmp_path: Path) -> None:
-    project = shutil.copytree(template, tmp_path / "project")
-    edit(project / "src/bestepoch/delivery.py", "RESTARTS = 3", "RESTARTS = 0")
-    with live.started(project, "train", *TRAIN, "tracking.drain_seconds=100") as training:
-
-        def couriers() -> list[psutil.Process]:
-            own = psutil.Process(training.process.pid).children(True)
-            return [process for process in own if "bestepoch.courier" in process.cmdline()]
-
-        training.until(couriers)
-        couriers()[0].kill()
-        assert training.end() == 0
-        printed = training.printed()
-    assert [f"{name} has not taken everything" in printed for name in ("MLflow", "TensorBoard")] == [True, True]
-    assert json.loads((live.only_run(project) / "run.json").read_text())["spent"]["tracking"] < 50
 
 
 def test_training_ends_well_without_mlflow_and_warns_once(untold: Untold) -> None:

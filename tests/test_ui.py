@@ -73,7 +73,7 @@ def test_both_answer_until_it_is_ended_and_neither_does_after(tmp_path: Path, nu
     process = subprocess.Popen(
         [sys.executable, "-m", "bestepoch.ui", *given],
         cwd=project,
-        env=live.environment(project),
+        env=live.environment(project, http_proxy="http://127.0.0.1:9", no_proxy=""),  # it is not asked
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -32,7 +32,7 @@ class Courier:
         self._places: dict[str, dict[str, Any]] = {}  # what each tracker noted when it had everything, by run
         self._changed = threading.Condition(threading.RLock())
         self._restarts = RESTARTS
-        self._given_up = False
+        self._given_up = False  # dead for good, and all that it had said has been heard
         self._start()
 
     def open(self, run: Path, **request: Any) -> None:
