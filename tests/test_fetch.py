@@ -248,6 +248,7 @@ def dead() -> Iterator[str]:
 
 
 QUICK = Fetch(timeout=10, min_speed=1, retries=0)
+EARLIER = '{"name": "ours", "requested": "ours", "files": {}}\n'  # by this fetch knows a folder that it wrote
 # for servers that keep one waiting
 IMPATIENT = Fetch(timeout=0.5, min_speed=50, retries=0)
 
@@ -388,7 +389,7 @@ def test_failure_leaves_what_was_there(answer, serve, published, tmp_path):
     names = published.files
     (out / names.train_images).write_bytes(published.contents[names.train_images])
     (out / names.test_labels).write_bytes(b"damaged")
-    (out / "dataset.json").write_text('{"of": "an earlier time"}\n')
+    (out / "dataset.json").write_text(EARLIER)
     before, made = found_in(out), {path.name: path.stat().st_mtime_ns for path in (out, *out.iterdir())}
     server = serve(answer, role="test_labels")
     with pytest.raises(UsageError, match=names.test_labels):
@@ -493,6 +494,7 @@ def test_only_a_damaged_file_is_asked_for_again(role, damage, serve, published, 
     out.mkdir()
     for other, content in published.contents.items():
         (out / other).write_bytes(content)
+    (out / "dataset.json").write_text(EARLIER)
     damaged = damage(published.contents[name])
     if damaged is None:
         (out / name).unlink()
@@ -545,6 +547,7 @@ def test_without_network_what_is_there_will_do(published, tmp_path, dead):
     out.mkdir()
     for name, content in published.contents.items():
         (out / name).write_bytes(content)
+    (out / "dataset.json").write_text(EARLIER)
     for settings in (published.settings(dead, fallback="mnist_sample"), published.settings()):
         fetch(settings, QUICK, out)
         assert_whole(out, published)
@@ -616,7 +619,7 @@ def test_empty_variable_is_no_mirror(published, monkeypatch):
 def test_sample_stands_in_when_no_mirror_answers(published, tmp_path, dead, serve, said):
     missing, out = serve(status(404), role="test_labels"), tmp_path / "download"
     out.mkdir()
-    (out / "dataset.json").write_text("of an earlier time")
+    (out / "dataset.json").write_text(EARLIER)
     settings = published.settings(dead, missing.url, fallback="mnist_sample")
     about = fetch(settings, QUICK, out)
 

@@ -126,7 +126,7 @@ def said(text: str, *parts: str) -> None:
         ("optimizer.betas=[0.9,1.0]", ["optimizer.betas.1 = 1.0 is not allowed: must be less than 1"]),
         ("model.channels=[]", ["model.channels = [] is not allowed: must have at least 1"]),
         ("model.dropout=1", ["model.dropout = 1 is not allowed: must be less than 1"]),
-        ("tracking.experiment=''", ["tracking.experiment = '' is not allowed: must not be empty"]),
+        ("tracking.experiment=''", ["tracking.experiment = '' is not allowed: must be a plain name"]),
         ("split.validation=0", ["split.validation = 0", "a share between 0 and 1 (0.1) or a count"]),
         ("split.validation=2.5", ["split.validation = 2.5", "a share between 0 and 1 (0.1) or a count"]),
         ("split.validation=inf", ["split.validation = inf", "a share between 0 and 1 (0.1) or a count"]),

