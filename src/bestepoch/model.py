@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from bestepoch.convolution import Conv2d
 from bestepoch.project import UsageError
 from bestepoch.schema import Cnn, Lenet, Mlp
 
@@ -141,7 +140,7 @@ def cnn(menu: Cnn, shape: tuple[int, int], classes: int) -> nn.Sequential:
                 f"give it fewer model.channels, smaller kernels, or model.padding={menu.kernels[0] // 2}"
             )
         # no bias: the normalisation that follows would take it away again
-        layers.append(Conv2d(width, channels, kernel, stride, menu.padding, bias=False))
+        layers.append(nn.Conv2d(width, channels, kernel, stride, menu.padding, bias=False))
         if window > 1:
             # before the rest of the block, which then has a quarter of the values to look at
             layers.append(nn.MaxPool2d(window, ceil_mode=True))

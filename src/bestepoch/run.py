@@ -27,7 +27,7 @@ log = logging.getLogger("bestepoch")
 
 # The modules whose code decides the numbers that a training gives.
 TRAINING_CODE = (
-    *("batchnorm", "convolution", "data", "distributed", "graph", "loop", "model", "optimizers", "precision"),
+    *("batchnorm", "data", "distributed", "graph", "loop", "model", "optimizers", "precision"),
     *("schedule", "schema", "selection", "state", "train", "trainer"),
 )
 
