@@ -71,11 +71,9 @@ class Loop:
     """The default experiment's network and updates on some images, from the beginning each time."""
 
     def __init__(self, folder: Path, data_name: str, device: str = "cpu") -> None:
-        from bestepoch.memory import keep_freed
         from bestepoch.threads import share_cores
 
-        keep_freed()  # as the commands begin
-        share_cores()
+        share_cores()  # as the commands begin
         import torch
 
         from bestepoch import data, graph, loop, model, optimizers

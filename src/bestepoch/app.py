@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 from bestepoch import config, project
 from bestepoch.distributed import World
-from bestepoch.memory import keep_freed
 from bestepoch.project import UsageError
 from bestepoch.schema import Settings
 from bestepoch.terminal import styled
@@ -154,7 +153,6 @@ def _begin() -> None:
     # At its end Python looks through all objects twice more, half a second with PyTorch's; frozen ones it passes over.
     atexit.register(gc.freeze)
     share_cores()
-    keep_freed()
     _log_to_terminal()
 
 
