@@ -37,7 +37,6 @@ bench: install  ## how good, how fast, and what tracking costs, beside plain PyT
 	python benchmarks/default.py --experiment accurate --seeds 0 1 2 --no-theirs --out benchmarks/results/accurate.json
 	python benchmarks/speed.py --picture docs/speed.png
 	python benchmarks/tracking.py
-	python benchmarks/busy.py
 	python benchmarks/flat.py
 	python benchmarks/outages.py
 	python benchmarks/sweeps.py

@@ -26,9 +26,6 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 RESULTS = CHECKOUT / "benchmarks/results"
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
 
-# PyTorch's threads as they wait where nobody says how (GNU OpenMP's own number); bestepoch.threads sets another
-PYTORCH_WAITS = {"GOMP_SPINCOUNT": "300000"}
-
 
 @contextlib.contextmanager
 def project(where: Path | None, data: str) -> Iterator[Path]:

@@ -71,9 +71,6 @@ class Loop:
     """The default experiment's network and updates on some images, from the beginning each time."""
 
     def __init__(self, folder: Path, data_name: str, device: str = "cpu") -> None:
-        from bestepoch.threads import share_cores
-
-        share_cores()  # as the commands begin
         import torch
 
         from bestepoch import data, graph, loop, model, optimizers

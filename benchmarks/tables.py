@@ -30,11 +30,6 @@ OUTAGES = {
     "failing": "a server that answers 500",
     "hanging": "a server that never answers",
 }
-BUSY = {
-    "pytorch": "threads that wait as PyTorch has them",
-    "sooner": "threads that give up sooner",
-    "one": "`device.threads=1`",
-}
 REPEATED = ("seed", "split.fold")  # what a search varies only to see how far one training can be trusted
 MODELS = {"mlp": "MLP", "cnn": "CNN"}
 
@@ -97,21 +92,6 @@ def outages(results: dict[str, Any]) -> str:
         lines,
         f"{results['epochs']} epochs of the default experiment, {results['data']}, median of "
         f"{len(seconds['at hand'])} paired rounds (smallest to largest), {_machine(results)}. Made by `make bench`.",
-    )
-
-
-def busy(results: dict[str, Any], out: str = "") -> str:
-    """What one other busy process costs, by how PyTorch's threads wait for each other; ``out`` as for `tracking`."""
-    lines = [["", "nothing else runs", "beside one busy process"]]
-    first = results["seconds"]["pytorch"]["alone"]
-    for name, label in BUSY.items():
-        cells = [f"{median(times):.1f} s, {_ratio(times, first)}" for times in results["seconds"][name].values()]
-        lines.append([label, *cells])
-    return _block(
-        lines,
-        f"Time of {results['iterations']} iterations of the default experiment and a validation, everything on, and × "
-        f"that of the first cell: {results['data']}, median of {len(first)} paired rounds (smallest to largest), "
-        f"{_machine(results)}. Made by `python benchmarks/busy.py{_out(out)}`.",
     )
 
 
@@ -492,11 +472,9 @@ def _block(lines: list[list[str]], note: str) -> str:
 
 # the tables of each page: the file of results that each is made from, and what makes it
 PAGES: dict[Path, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
-    README: {
-        made.__name__: (made.__name__, made) for made in (default, speed, tracking, busy, flat, outages, sweeps, kills)
-    }
+    README: {made.__name__: (made.__name__, made) for made in (default, speed, tracking, flat, outages, sweeps, kills)}
     | {name: (name, default) for name in ("quick", "accurate")}
-    | {name: (name, partial(made, out=name)) for name, made in (("busy-amd", busy), ("tracking-cnn", tracking))}
+    | {"tracking-cnn": ("tracking-cnn", partial(tracking, out="tracking-cnn"))}
     | {"gpu": ("gpu", gpu), "gpu-updates": ("gpu", gpu_updates)},
     SCALE: {"scale": ("scale", scale), "sums": ("scale", sums)},
     RECIPE: {

@@ -86,9 +86,7 @@ def measure(folder: Path, variant: str, given: list[str]) -> dict[str, Any]:
     """One variant, once."""
     script = Path(__file__).with_name("variants.py")
     command = [sys.executable, str(script), variant, *given]
-    # launch would have the other loops' threads wait as bestepoch's do
-    waits = {} if variant.startswith("bestepoch") else common.PYTORCH_WAITS
-    environment = common.environment(folder) | waits
+    environment = common.environment(folder)
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{done.stderr}\n{variant} has failed ({done.returncode}); nothing is written")

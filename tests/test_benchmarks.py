@@ -96,14 +96,6 @@ def test_the_outages_are_measured_and_shown(tables: Any, tmp_path: Path) -> None
     assert printed == tables.outages(results) + "\n"
 
 
-def test_a_busy_machine_is_measured_and_shown(tables: Any, tmp_path: Path) -> None:
-    results, printed = benchmark("busy", tmp_path, "--data=mnist_sample", "--rounds=1", "--iterations=3")
-    assert set(results["seconds"]) == set(tables.BUSY)
-    for times in results["seconds"].values():
-        assert set(times) == {"alone", "beside"} and all(len(found) == 1 and found[0] > 0 for found in times.values())
-    assert printed == tables.busy(results) + "\n"
-
-
 def test_a_sweep_is_measured_and_shown(tables: Any, tmp_path: Path) -> None:
     tiny = ["--data=mnist_sample", "--rounds=1", "--epochs=1", "--jobs=3"]
     results, printed = benchmark("sweeps", tmp_path, *tiny)

@@ -18,7 +18,6 @@ from bestepoch.distributed import World
 from bestepoch.project import UsageError
 from bestepoch.schema import Settings
 from bestepoch.terminal import styled
-from bestepoch.threads import share_cores
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -152,7 +151,6 @@ def _begin() -> None:
     gc.set_threshold(COLLECT_EVERY)
     # At its end Python looks through all objects twice more, half a second with PyTorch's; frozen ones it passes over.
     atexit.register(gc.freeze)
-    share_cores()
     _log_to_terminal()
 
 
