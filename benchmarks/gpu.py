@@ -28,7 +28,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "bfloat16, step by step": {"precision": "bfloat16", "cuda_graphs": False},
     "float32, replayed": {"precision": "float32"},
     "bfloat16, replayed": {"precision": "bfloat16"},
-    "float32, compiled, step by step": {"precision": "float32", "compile": "default", "cuda_graphs": False},
 }
 ADAMW = 8 * 4  # bytes a weight: it, its gradient and two means are read and written, in single precision
 
@@ -63,7 +62,6 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     loop = speed.Loop(folder, options.data, options.device)
     images, batch = len(loop.images), options.batch
     ways: dict[str, list[float]] = {way: [] for way in options.ways}
-    warm: dict[str, float] = {}
     pace: dict[str, list[float]] = {str(size): [] for size in options.batch_sizes if size <= images}
     loop.seconds(images, batch, 50)  # libraries are loaded
     for number in range(options.rounds):
@@ -71,7 +69,6 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             given = WAYS[way] if options.device == "cuda" else {**WAYS[way], "cuda_graphs": False}
             took, seen = loop.seconds(images, batch, **given)
             ways[way].append(seen / took)
-            warm.setdefault(way, loop.warm_seconds)
         for size in pace:
             took, seen = loop.seconds(images, int(size))
             pace[size].append(seen / took)
@@ -81,7 +78,6 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "batch": batch,
         "precision": loop.precision,
         "ways": ways,
-        "warm": {way: seconds for way, seconds in warm.items() if "compiled" in way},
         "images_a_second": pace,
         "flops": loop.flops(),
         "limit": loop.limit(options.seconds),

@@ -11,11 +11,9 @@ import contextlib
 import copy
 import csv
 import json
-import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,10 +27,8 @@ from bestepoch import config, prepare
 SIDE, GPU_SIDE = 1024, 8192  # of the matrices whose product is the machine's limit
 WARM = 10  # updates before the clock runs
 WAYS: dict[str, dict[str, Any]] = {
-    "float32": {"precision": "float32", "compile": None},
-    "bfloat16": {"precision": "bfloat16", "compile": None},
-    "float32, compiled": {"precision": "float32", "compile": "default"},
-    "bfloat16, compiled": {"precision": "bfloat16", "compile": "default"},
+    "float32": {"precision": "float32"},
+    "bfloat16": {"precision": "bfloat16"},
 }
 
 
@@ -40,8 +36,7 @@ def main() -> None:
     """Measure, print the table, draw, write the results."""
     options = arguments()
     machine = common.machine()
-    with common.project(options.folder, options.data) as folder, tempfile.TemporaryDirectory() as compiled:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = compiled  # what was compiled before would make compiling look fast
+    with common.project(options.folder, options.data) as folder:
         common.fresh(folder)
         results = {"machine": machine, "data": options.data, **measured(folder, options)}
         results["epochs"] = over_epochs(folder, options)
@@ -123,9 +118,7 @@ class Loop:
         def nothing(*_: Any) -> None:
             pass
 
-        began = time.perf_counter()
         train(0, len(self.images), WARM)
-        self.warm_seconds = time.perf_counter() - began
         began = time.perf_counter()
         seen = train(1, images, updates)
         return time.perf_counter() - began, seen
@@ -164,7 +157,6 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     pace: dict[str, list[float]] = {str(size): [] for size in options.batch_sizes}
     epoch: dict[str, list[float]] = {str(n): [] for n in options.images if n <= len(loop.images)}
     ways: dict[str, list[float]] = {way: [] for way in options.ways}
-    compiled_in: dict[str, float] = {}
     limits, shares = [], []
     flops = loop.flops()
     for number in range(options.rounds):
@@ -175,7 +167,6 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             updates = max(round(images / seconds * options.seconds / batch), 2)
             took, seen = loop.seconds(len(loop.images), batch, updates, **WAYS[way])
             ways[way].append(seen / took)
-            compiled_in.setdefault(way, loop.warm_seconds)
         for size in options.batch_sizes:
             rate = images / seconds  # a guess at first
             updates = max(round(rate * options.seconds / size), 2)
@@ -192,7 +183,6 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "limit": limits,
         "share": shares,
         "ways": ways,
-        "compiled_in": {way: seconds for way, seconds in compiled_in.items() if WAYS[way]["compile"]},
         "images_a_second": pace,
         "seconds_an_epoch": epoch,
     }

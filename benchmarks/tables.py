@@ -190,10 +190,6 @@ def speed(results: dict[str, Any]) -> str:
             [f"images a second, batches of {results['batch']}, {way}", _spread(v, "{:,.0f}")]
             for way, v in results["ways"].items()
         ),
-        *(
-            [f"seconds until it trains, {way}{'; the compiler is loaded already' * (i > 0)}", f"{seconds:.0f}"]
-            for i, (way, seconds) in enumerate(results["compiled_in"].items())
-        ),
         *([f"images a second, batches of {int(size):,}", _spread(v, "{:,.0f}")] for size, v in pace.items()),
         [f"µs an image, an epoch of {int(few):,} and of {int(most):,}", " and ".join(f"{s * 1e6:.1f}" for s in each)],
         [f"{many['images']:,} images, everything on: an epoch after {half}, ÷ one before", f"{late / early:.2f}"],
@@ -256,8 +252,6 @@ def gpu_updates(results: dict[str, Any]) -> str:
     lines = [["the default experiment's updates on a GPU", ""]]
     for way, values in results["ways"].items():
         lines.append([f"images a second, batches of {batch}, {way}", _spread(values, "{:,.0f}")])
-    for way, warm in results["warm"].items():
-        lines.append([f"seconds until it trains, {way}", f"{warm:.1f}"])
     if whole:
         lines.append([f"images a second, a whole training ÷ {precision}, replayed", _spread(whole, "{:.2f}")])
     for size, values in results["images_a_second"].items():

@@ -1,4 +1,4 @@
-"""`device.precision` and `device.compile` change how training computes, not what is kept, shown or resumed."""
+"""`device.precision` changes how training computes, not what is kept, shown or resumed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch._inductor.config
 from mlflow import MlflowClient
 
 import live
@@ -28,7 +27,7 @@ SMALL = ("model.channels=[4,8]", "optimizer.lr=0.005")
 
 
 def menu(**values: Any) -> Device:
-    given = {"name": "cpu", "threads": 1, "precision": "float32", "compile": None, "cuda_graphs": "auto"}
+    given = {"name": "cpu", "threads": 1, "precision": "float32", "cuda_graphs": "auto"}
     return Device.model_validate({**given, **values})
 
 
@@ -61,16 +60,11 @@ def test_as_it_is_nothing_stands_between_training_and_the_network() -> None:
     assert trained_as(menu(), network) is network
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_what_cannot_be_repeated_is_refused_whether_compiled_or_not(
-    compiled: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch._inductor.config, "deterministic", False)
+def test_what_cannot_be_repeated_is_refused() -> None:
     torch.use_deterministic_algorithms(False)
-    choose_device(menu(compile="default" if compiled else None))
+    choose_device(menu())
     assert torch.are_deterministic_algorithms_enabled()
     assert not torch.is_deterministic_algorithms_warn_only_enabled()
-    assert torch._inductor.config.deterministic is compiled
 
 
 @pytest.mark.parametrize(
@@ -107,7 +101,6 @@ def test_auto_is_bfloat16_where_the_processor_multiplies_it(
         (("model=mlp",), 1, ("float32", True)),
         (("device.cuda_graphs=true",), 1, ("bfloat16", True)),
         (("device.cuda_graphs=false",), 1, ("float32", False)),
-        (("device.compile=reduce-overhead",), 1, ("float32", False)),
         (("device.precision=float32",), 1, ("float32", True)),
         (("device.precision=bfloat16", "device.cuda_graphs=false"), 1, ("bfloat16", False)),
         ((), 2, ("float32", False)),
@@ -132,17 +125,14 @@ def test_a_run_is_the_same_whether_it_is_replayed_or_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "given", "processes", "why"),
+    ("device", "processes", "why"),
     [
-        ("cpu", (), 1, "needs a GPU of CUDA's, and training is on device.name=cpu"),
-        ("cuda", (), 2, "takes one process"),
-        ("cuda", ("device.compile=default",), 1, "is not for a compiled network"),
+        ("cpu", 1, "needs a GPU of CUDA's, and training is on device.name=cpu"),
+        ("cuda", 2, "takes one process"),
     ],
 )
-def test_a_graph_that_cannot_be_is_refused_where_it_is_asked_for(
-    device: str, given: tuple[str, ...], processes: int, why: str
-) -> None:
-    settings = config.checked(["device.cuda_graphs=true", *given], False)[1]
+def test_a_graph_that_cannot_be_is_refused_where_it_is_asked_for(device: str, processes: int, why: str) -> None:
+    settings = config.checked(["device.cuda_graphs=true"], False)[1]
     with pytest.raises(UsageError, match=f"^device.cuda_graphs = true {why}: leave it at auto$"):
         settled(settings, torch.device(device), World(size=processes))
 
@@ -208,28 +198,3 @@ def test_a_run_in_bfloat16_learns_alike_is_evaluated_in_float32_and_resumes_to_t
     live.run(again, "train", *given, "checkpoint.every_seconds=0.01")
     assert live.numbers(live.only_run(again)) == live.numbers(run)
     assert live.weights(live.only_run(again)) == live.weights(run)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile makes C++ for the processor, and there is no g++")
-def test_a_compiled_run_draws_the_same_curves_and_keeps_plain_weights(
-    project: Path, plain: Path, tmp_path: Path
-) -> None:
-    copy = shutil.copytree(project, tmp_path / "project")
-    printed = live.run(copy, "train", *BASE, *SMALL, "device.compile=default")
-    assert "device   cpu, 1 thread, compiled\n" in printed
-    run = live.only_run(copy)
-    assert (losses(run) - losses(plain)).abs().max() < 0.02, "sums in another order, and no more"
-    assert (losses(run)[:5] - losses(plain)[:5]).abs().max() < 1e-4
-    network_of(run)  # under the names that an uncompiled network has
-    live.run(copy, "evaluate", *BASE, f"run={run.relative_to(copy)}")
-
-
-@pytest.mark.parametrize("more", [(), ("device.precision=bfloat16",)])
-def test_several_processes_are_not_compiled(project: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
-    copy = shutil.copytree(project, tmp_path / "project")
-    given = (*BASE, *SMALL, "device.compile=default", *more)
-    printed = live.run(copy, "train", *given, processes=2, code=1)
-    assert "device.compile = default takes one process: leave it out under torchrun" in printed
-    assert "bestepoch/device.py" not in printed, "a traceback"
-    assert not list(copy.glob("runs/*/run.json")), "it is said before a run begins"

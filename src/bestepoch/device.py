@@ -23,8 +23,6 @@ def choose_device(settings: Device, world: World | None = None) -> torch.device:
     import torch
 
     world = world or World()
-    if settings.compile is not None and world.size > 1:
-        raise UsageError(f"device.compile = {settings.compile} takes one process: leave it out under torchrun")
     _own_threads()
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if world.size > 1:
@@ -45,10 +43,7 @@ def choose_device(settings: Device, world: World | None = None) -> torch.device:
             )
         torch.cuda.set_device(world.local_rank)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with this
-    if settings.compile is None:
-        torch.set_deterministic_debug_mode("error")
-    else:
-        torch.use_deterministic_algorithms(True)  # the same, and tells the compiler, whose import takes a second
+    torch.set_deterministic_debug_mode("error")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # costs time
     torch.set_num_threads(settings.threads or _own_threads())
     return torch.device(name, world.local_rank) if world.size > 1 and name == "cuda" else torch.device(name)

@@ -1,4 +1,4 @@
-"""How training calls the network: in less than single precision, compiled, replayed on a GPU, or as it is."""
+"""How training calls the network: in less than single precision, replayed on a GPU, or as it is."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def settled(settings: Settings, device: torch.device, world: World | None = None
         UsageError: a graph is asked for that cannot be.
     """
     given = settings.device
-    obstacle = _obstacle(given, device, world or World())
+    obstacle = _obstacle(device, world or World())
     if given.cuda_graphs is True and obstacle:
         raise UsageError(f"device.cuda_graphs = true {obstacle}: leave it at auto")
     graphs = given.cuda_graphs is not False and not obstacle
@@ -50,12 +50,10 @@ def settled(settings: Settings, device: torch.device, world: World | None = None
     )
 
 
-def _obstacle(settings: Device, device: torch.device, world: World) -> str | None:
+def _obstacle(device: torch.device, world: World) -> str | None:
     if device.type != "cuda":
         return f"needs a GPU of CUDA's, and training is on device.name={device.type}"
-    if world.size > 1:
-        return "takes one process"
-    return "is not for a compiled network" if settings.compile is not None else None
+    return "takes one process" if world.size > 1 else None
 
 
 def _gpu_multiplies_bfloat16() -> bool:
@@ -75,8 +73,4 @@ def trained_as(settings: Device, network: nn.Module) -> nn.Module:
     Args:
         settings: `settled`.
     """
-    if settings.precision == "bfloat16":
-        network = Autocast(network)
-    if settings.compile is not None:
-        network = torch.compile(network, mode=settings.compile)  # type: ignore[assignment]
-    return network
+    return Autocast(network) if settings.precision == "bfloat16" else network

@@ -306,7 +306,6 @@ class Device(Strict):
     name: Literal["auto", "cuda", "mps", "cpu"]
     threads: Count | None
     precision: Literal["auto", "float32", "bfloat16"]
-    compile: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None
     cuda_graphs: Literal["auto", True, False]
 
 

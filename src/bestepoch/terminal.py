@@ -72,8 +72,7 @@ def heading(run: Run, split: Summary, plan: Plan, replayed: bool) -> None:
     each = f" in each of {count} processes" if count else ""
     device, threads = (run.info["environment"][key] for key in ("device", "threads"))
     how = run.info["config"]["device"]
-    more = (f", {how['precision']}" if how["precision"] != "float32" else "") + (", compiled" if how["compile"] else "")
-    more += ", CUDA graph" * replayed
+    more = (f", {how['precision']}" if how["precision"] != "float32" else "") + ", CUDA graph" * replayed
     log.info("device   %s, %d %s%s%s", device, threads, "thread" if threads == 1 else "threads", each, more)
 
 
