@@ -111,17 +111,6 @@ def test_the_first_iteration_is_told(long: Watched) -> None:
     assert float(told[1]) == pytest.approx(long.info["spent"]["startup"], abs=0.1)
 
 
-def test_the_compiler_is_not_waited_for(project: Path) -> None:
-    """PyTorch's optimizers and its deterministic mode would import it, which takes as long as all the rest."""
-    sweep = ("-m", "optimizer=glob(*)", "model=mlp", "train.iterations=3")
-    alone = ("tracking.mlflow=false", "tracking.tensorboard=false")
-    said = live.run(project, "train", *sweep, *live.SAMPLE, *alone, PYTHONPROFILEIMPORTTIME="1")
-    assert "4 jobs" in said
-    imported = {line.rsplit("|", 1)[1].strip() for line in said.splitlines() if line.startswith("import time:")}
-    assert {"torch", "torch.optim"} <= imported  # so the list is one
-    assert not imported & {"torch._dynamo", "torch._inductor", "sympy"}
-
-
 def test_mlflow_has_them(long: Watched, project: Path) -> None:
     client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
     metrics = client.get_run(long.info["mlflow"]["run_id"]).data.metrics
