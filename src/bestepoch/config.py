@@ -144,7 +144,7 @@ def explain(error: dict[str, Any], values: Any) -> str:
     if kind == "union_tag_not_found":
         return f"{key}.{_tag(loc[0])} is missing (in {where})"
     meanings: dict[str, Callable[[], str]] = {
-        "greater_than": lambda: f"must be greater than {context['gt']:.12g}",
+        "greater_than": lambda: _greater_than(context["gt"]),
         "greater_than_equal": lambda: f"must be at least {context['ge']:.12g}",
         "less_than": lambda: f"must be less than {context['lt']:.12g}",
         "less_than_equal": lambda: f"must be at most {context['le']:.12g}",
@@ -165,6 +165,11 @@ def explain(error: dict[str, Any], values: Any) -> str:
     }
     allowed = meanings.get(kind, lambda: str(error["msg"]))()
     return f"{key} = {_shown(value)} is not allowed: {allowed}"
+
+
+def _greater_than(limit: int | float) -> str:
+    """The limit of a whole number is an int: pydantic's PositiveInt is "greater than 0", which is "at least 1"."""
+    return f"must be at least {limit + 1}" if isinstance(limit, int) else f"must be greater than {limit:.12g}"
 
 
 def _shown(value: Any) -> str:

@@ -10,7 +10,19 @@ import re
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 
@@ -20,11 +32,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-Count = Annotated[int, Field(ge=1)]
-Whole = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Activation = Literal["relu", "gelu", "tanh", "sigmoid"]
 Metric = Literal["train/epoch_loss", "val/loss", "val/accuracy", "epoch", "iteration", "lr", "seconds", "time"]
@@ -98,40 +106,40 @@ class Sample(Strict):
 
 class Mlp(Strict):
     name: Literal["mlp"]
-    hidden: Annotated[list[Count], Field(min_length=1)]
+    hidden: Annotated[list[PositiveInt], Field(min_length=1)]
     activation: Activation
-    dropout: Share
+    dropout: Fraction
 
 
 class Lenet(Strict):
     name: Literal["lenet"]
     activation: Activation
-    dropout: Share
+    dropout: Fraction
 
 
 class Cnn(Strict):
     name: Literal["cnn"]
-    channels: Annotated[list[Count], Field(min_length=1)]
-    kernels: Annotated[list[Count], Field(min_length=1)]
-    strides: Annotated[list[Count], Field(min_length=1)]
-    pools: Annotated[list[Count], Field(min_length=1)]
-    padding: Whole
+    channels: Annotated[list[PositiveInt], Field(min_length=1)]
+    kernels: Annotated[list[PositiveInt], Field(min_length=1)]
+    strides: Annotated[list[PositiveInt], Field(min_length=1)]
+    pools: Annotated[list[PositiveInt], Field(min_length=1)]
+    padding: NonNegativeInt
     activation: Activation
-    dropout: Share
-    tta_shift: Whole
+    dropout: Fraction
+    tta_shift: NonNegativeInt
 
 
 class Rated(Strict):
     """What every optimizer has."""
 
-    lr: Positive
-    weight_decay: NotNegative
-    l1: NotNegative
+    lr: PositiveFloat
+    weight_decay: NonNegativeFloat
+    l1: NonNegativeFloat
 
 
 class Sgd(Rated):
     name: Literal["sgd"]
-    momentum: Share
+    momentum: Fraction
     nesterov: bool
 
     @model_validator(mode="after")
@@ -147,22 +155,22 @@ class Sgd(Rated):
 
 class Adam(Rated):
     name: Literal["adam"]
-    betas: Annotated[list[Share], Field(min_length=2, max_length=2)]
+    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
 
 
 class AdamW(Rated):
     name: Literal["adamw"]
-    betas: Annotated[list[Share], Field(min_length=2, max_length=2)]
+    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
 
 
 class RmsProp(Rated):
     name: Literal["rmsprop"]
-    alpha: Share
-    momentum: Share
+    alpha: Fraction
+    momentum: Fraction
 
 
 class Warm(Strict):
-    warmup_epochs: NotNegative
+    warmup_epochs: NonNegativeFloat
 
 
 class Constant(Warm):
@@ -171,18 +179,18 @@ class Constant(Warm):
 
 class Step(Warm):
     name: Literal["step"]
-    step_size: Count
-    gamma: Positive
+    step_size: PositiveInt
+    gamma: PositiveFloat
 
 
 class Exponential(Warm):
     name: Literal["exponential"]
-    gamma: Positive
+    gamma: PositiveFloat
 
 
 class Cosine(Warm):
     name: Literal["cosine"]
-    eta_min: NotNegative
+    eta_min: NonNegativeFloat
 
 
 class OneCycle(Strict):
@@ -195,9 +203,9 @@ class OneCycle(Strict):
 class Plateau(Warm):
     name: Literal["plateau"]
     factor: Annotated[float, Field(gt=0, lt=1)]
-    patience: Whole
-    threshold: NotNegative
-    min_lr: NotNegative
+    patience: NonNegativeInt
+    threshold: NonNegativeFloat
+    min_lr: NonNegativeFloat
 
 
 class NoAugment(Strict):
@@ -206,15 +214,15 @@ class NoAugment(Strict):
 
 class Shift(Strict):
     name: Literal["shift"]
-    pixels: Count
+    pixels: PositiveInt
 
 
 class Affine(Strict):
     name: Literal["affine"]
-    degrees: NotNegative
-    scale: Share
-    shear: NotNegative
-    translate: NotNegative
+    degrees: NonNegativeFloat
+    scale: Fraction
+    shear: NonNegativeFloat
+    translate: NonNegativeFloat
 
 
 class NoStopping(Strict):
@@ -226,20 +234,20 @@ class EarlyStopping(Strict):
 
     metric: Metric
     mode: Mode
-    min_delta: NotNegative
+    min_delta: NonNegativeFloat
     relative: bool
-    warmup_epochs: Whole
-    max_seconds: Positive | None
+    warmup_epochs: NonNegativeInt
+    max_seconds: PositiveFloat | None
 
 
 class Patience(EarlyStopping):
     name: Literal["patience"]
-    patience: Count
+    patience: PositiveInt
 
 
 class Level(EarlyStopping):
     name: Literal["plateau"]
-    window: Count
+    window: PositiveInt
 
 
 def _one_run_or_several(value: Any) -> Any:
@@ -250,9 +258,9 @@ def _one_run_or_several(value: Any) -> Any:
 
 
 class Fetch(Strict):
-    timeout: Positive
-    min_speed: NotNegative
-    retries: Whole
+    timeout: PositiveFloat
+    min_speed: NonNegativeFloat
+    retries: NonNegativeInt
 
 
 def _share_or_count(value: Any) -> Any:
@@ -267,7 +275,7 @@ class Split(Strict):
     validation: Annotated[Any, AfterValidator(_share_or_count)]
     seed: Seed
     folds: Annotated[int, Field(ge=2)] | None
-    fold: Whole | None
+    fold: NonNegativeInt | None
 
     @model_validator(mode="after")
     def _a_fold_is_one_of_the_folds(self) -> Self:
@@ -285,9 +293,9 @@ class Split(Strict):
 
 
 class Train(Strict):
-    epochs: Count | None
-    iterations: Count | None
-    batch_size: Count
+    epochs: PositiveInt | None
+    iterations: PositiveInt | None
+    batch_size: PositiveInt
 
     @model_validator(mode="after")
     def _one_is_given(self) -> Self:
@@ -299,12 +307,12 @@ class Train(Strict):
 
 
 class Loss(Strict):
-    label_smoothing: Share
+    label_smoothing: Fraction
 
 
 class Device(Strict):
     name: Literal["auto", "cuda", "mps", "cpu"]
-    threads: Count | None
+    threads: PositiveInt | None
     precision: Literal["auto", "float32", "bfloat16"]
     cuda_graphs: Literal["auto", True, False]
 
@@ -319,18 +327,18 @@ class Selection(Strict):
     metric: Metric
     mode: Mode
     rule: Literal["best", "one_standard_error"]
-    smoothing: Annotated[Count, AfterValidator(_odd)]
+    smoothing: Annotated[PositiveInt, AfterValidator(_odd)]
 
 
 class Checkpoint(Strict):
-    every_seconds: Positive
+    every_seconds: PositiveFloat
 
 
 class Tracking(Strict):
     mlflow: bool
     tensorboard: bool
     experiment: PlainName
-    drain_seconds: NotNegative
+    drain_seconds: NonNegativeFloat
     system_metrics: bool
     histograms: bool
 
