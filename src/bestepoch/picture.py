@@ -88,15 +88,18 @@ def _is_as_mnist(ink: Grey) -> bool:
 
 def _box(ink: Grey) -> tuple[slice, slice]:
     """Rows and columns that hold all ink."""
-    spans = (np.flatnonzero(ink.any(axis)) for axis in (1, 0))
-    rows, columns = (slice(int(at[0]), int(at[-1]) + 1) for at in spans)
+    from scipy.ndimage import find_objects
+
+    ((rows, columns),) = find_objects((ink != 0).astype(np.intp))
     return rows, columns
 
 
 def _mass(ink: Grey) -> tuple[float, float]:
     """Row and column of the centre of mass, in pixels from the first one's middle."""
-    total = ink.sum()
-    return tuple(float(ink.sum(1 - axis) @ np.arange(ink.shape[axis]) / total) for axis in (0, 1))  # type: ignore[return-value]
+    from scipy.ndimage import center_of_mass
+
+    row, column = center_of_mass(ink)
+    return float(row), float(column)
 
 
 def _scaled(ink: Grey, size: tuple[int, int]) -> Any:
