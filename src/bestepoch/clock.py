@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import sys
 import time
@@ -68,13 +67,13 @@ class Clock:
 
 def process_age() -> float:
     """Seconds since the operating system started this process."""
-    with contextlib.suppress(OSError, AttributeError, ValueError, IndexError):
-        # field 22 of proc(5)'s stat, in ticks since boot; the command's name before it may hold anything but a last )
-        started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
     import psutil
 
-    return time.time() - float(psutil.Process().create_time())
+    created = psutil.Process().create_time()
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        return float(time.time() - created)
+    # Linux counts from boot, and psutil adds a time of boot that is rounded to a second: here it is taken off again
+    return float(time.clock_gettime(time.CLOCK_BOOTTIME) - (created - psutil.boot_time()))
 
 
 def peak_memory() -> int | None:
