@@ -113,11 +113,11 @@ class Standings:
 
     def lines(self) -> list[str]:
         """For the terminal: the table, then each job that is not finished, why, and where its traceback is."""
-        rows = self.rows()
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        out = []
-        if len(rows) > 1:
-            out += ["", *("  ".join(_padded(row, widths)).rstrip() for row in rows), ""]
+        from tabulate import tabulate
+
+        rows = self.rows()  # the head among them: of headers tabulate makes wider columns
+        table = tabulate(rows, tablefmt="plain", colalign=_sides(rows), disable_numparse=True)
+        out = ["", *table.splitlines(), ""] if len(rows) > 1 else []
         for job in self.rest:
             out.append(line(job, self.metric))
             if "traceback" in job:
@@ -126,14 +126,17 @@ class Standings:
 
     def markdown(self) -> list[str]:
         """The same for a description, cut where it would be long."""
+        from tabulate import tabulate
+
         head, *rows = self.rows()
-        marked = [head, ["---"] + ["---:"] * (len(head) - 1), *rows[:SHOWN]]
+        table = tabulate(rows[:SHOWN], head, "pipe", colalign=_sides(rows), disable_numparse=True)
         told = [f"- {line(job, self.metric)}" for job in self.rest[:SHOWN]]
-        return [*("| " + " | ".join(row) + " |" for row in marked), "", *told]
+        return [*table.splitlines(), "", *told]
 
 
-def _padded(row: list[str], widths: list[int]) -> list[str]:
-    return [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+def _sides(rows: list[list[str]]) -> list[str] | None:
+    """Names to the left, numbers to the right."""
+    return ["left"] + ["right"] * (len(rows[0]) - 1) if rows else None
 
 
 def line(job: Note, metric: str) -> str:
