@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NoReturn
 
-from bestepoch import config, project
+from bestepoch import config, private_api, project
 from bestepoch.distributed import World
 from bestepoch.project import UsageError
 from bestepoch.schema import Settings
@@ -40,10 +40,9 @@ def launch(task: Callable[[Settings], float | None], sweep_task: SweepTask | Non
     """
     _begin()
     import hydra
-    from hydra._internal.utils import get_args_parser  # the only way to read a command line exactly as Hydra will
     from hydra.errors import CompactHydraException
 
-    arguments = get_args_parser().parse_args()
+    arguments = private_api.hydra_arguments()
     world = World.here()
     sweep: Sweep | None = None
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from bestepoch import app, project
+from bestepoch import app, private_api, project
 from bestepoch.project import UsageError
 
 # What a node of a Ray cluster cannot know by itself, where it is set here.
@@ -41,7 +41,6 @@ def plan(overrides: list[str]) -> Plan:
         UsageError: the launcher or sweeper cannot be had, or not on this machine.
     """
     from hydra import compose, initialize_config_dir
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # expands a command line as it will be
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -53,11 +52,11 @@ def plan(overrides: list[str]) -> Plan:
             cfg = compose("config", [str(line) for line in fixed], return_hydra_config=True)
             launcher: Any = OmegaConf.to_container(cfg.hydra.launcher)
             jobs = None
-            if str(cfg.hydra.sweeper["_target_"]).endswith(BasicSweeper.__name__):
+            if private_api.is_basic_sweeper(str(cfg.hydra.sweeper["_target_"])):
                 # a preset's own sweeps come first, as they will
                 own = [f"{key}={value}" for key, value in (cfg.hydra.sweeper.params or {}).items()]
-                (jobs,) = BasicSweeper.split_arguments(parser.parse_overrides([*own, *overrides]), None)
-                jobs = [[app.as_written(line) for line in job if _is_ours(line)] for job in jobs]
+                made = private_api.basic_sweeper_jobs(parser.parse_overrides([*own, *overrides]))
+                jobs = [[app.as_written(line) for line in job if _is_ours(line)] for job in made]
     except HydraException as error:
         raise UsageError(str(error).partition("\nConfig search path:")[0].strip()) from None
     finally:

@@ -1,6 +1,6 @@
 """What every tracker has in common: the journal's curves, and where the MLflow store is.
 
-The files of this family, ``tracking*.py``, are the only ones that import MLflow or TensorBoard.
+The files of this family, ``tracking*.py``, and ``private_api.py`` are the only ones that import MLflow or TensorBoard.
 
 A tracker is a reader of the journal with a place in it. What a tracker that is slow or down has not taken is still in
 the journal, and is delivered later: by the same run, by the next attempt, or by ``python -m bestepoch.sync``. Rows
@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from bestepoch import project
 from bestepoch.journal import Row
+from bestepoch.private_api import MLFLOW_DATABASE_LOGGER
 from bestepoch.tracking_views import furnish
 
 log = logging.getLogger("bestepoch")
@@ -35,7 +36,7 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 # What goes wrong in a SQLite store is raised as well; logged, it is a page of traceback at each attempt.
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+logging.getLogger(MLFLOW_DATABASE_LOGGER).setLevel(logging.CRITICAL)
 
 
 class Tracker(Protocol):
@@ -133,11 +134,10 @@ def outer_run() -> str | None:
 def there(mlflow: Any, run_id: str) -> bool:
     """Whether the store has this run, and nobody has deleted it."""
     from mlflow.exceptions import MlflowException
-    from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
     try:
         return str(mlflow.get_run(run_id).info.lifecycle_stage) == "active"
     except MlflowException as error:
-        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return False
         raise

@@ -9,7 +9,7 @@ import math
 import time
 from typing import Any
 
-from bestepoch import project
+from bestepoch import private_api, project
 from bestepoch.description import describe
 from bestepoch.journal import Row
 from bestepoch.project import public
@@ -36,10 +36,10 @@ class MlflowTracker:
     @staticmethod
     def load() -> None:
         """See `Tracker`."""
-        import mlflow.tracking
+        import mlflow.tracking  # noqa: F401
 
         if not store_uri().startswith("http"):
-            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+            private_api.import_mlflow_database_store()
 
     def open(self) -> None:
         """Find the run of an earlier attempt, or make one with its parameters, tags and data set."""
@@ -69,12 +69,7 @@ class MlflowTracker:
 
     def _watch(self) -> None:
         """What this machine is busy with, by MLflow's own thread, which gives up by itself when MLflow does."""
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-        self._monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
-            self.place["run_id"], resume_logging=True, tracking_uri=self.uri
-        )
-        self._monitor.start()
+        self._monitor = private_api.start_system_metrics(self.place["run_id"], self.uri)
 
     def _find(self, mlflow: Any) -> str | None:
         """A run that an attempt made but did not live to write down."""
@@ -180,11 +175,7 @@ class MlflowTracker:
     def close(self, status: str) -> None:
         """End the run."""
         if self._monitor is not None:
-            self._monitor.finish()
-            # what it saw since it last told, which it would throw away: of a short run that is everything
-            self._monitor.collect_metrics()
-            self._monitor.publish_metrics(self._monitor.aggregate_metrics())
-            self._monitor.mlflow_logger.flush()
+            private_api.end_system_metrics(self._monitor)
             self._monitor = None
         # at the end as well: an attempt may be over before the courier of the one before it has let go of the run
         self._tell_failure(self.client)

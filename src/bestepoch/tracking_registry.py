@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from bestepoch import checkpoint, evidence, project
+from bestepoch import checkpoint, evidence, private_api, project
 from bestepoch.selection import PER_IMAGE
 from bestepoch.tracking import client, database, store_uri
 
@@ -54,8 +54,6 @@ def _versions(mlflow: Any, name: str, run_id: str) -> list[Any]:
 
 
 def _create(mlflow: Any, name: str, logged: Any, new: dict[str, Any], results: dict[str, float], metric: str) -> Any:
-    from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
-
     known = _there(lambda: mlflow.get_registered_model(name)) or mlflow.create_registered_model(name)
     better, why = True, "The champion: there was none before."
     if (holder := known.aliases.get(CHAMPION)) is not None:
@@ -72,7 +70,7 @@ def _create(mlflow: Any, name: str, logged: Any, new: dict[str, Any], results: d
     )
     # by this the UI names the version in the run's row; the client leaves it to MLflow's fluent functions
     mine = json.dumps([{"name": name, "version": version.version}])
-    mlflow.set_logged_model_tags(logged.model_id, {MLFLOW_MODEL_VERSIONS: mine})
+    mlflow.set_logged_model_tags(logged.model_id, {private_api.mlflow_versions_tag(): mine})
     return version
 
 
@@ -120,12 +118,11 @@ def champion(data: str) -> str | None:
 def _there(ask: Callable[[], Any]) -> Any:
     """What MLflow answers; None where it says that there is no such thing."""
     from mlflow.exceptions import MlflowException
-    from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
     try:
         return ask()
     except MlflowException as error:
-        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
         raise
 

@@ -1,0 +1,103 @@
+"""What is not public of Hydra and MLflow is still where `bestepoch.private_api` looks for it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from bestepoch import private_api
+
+CHECKED = {"hydra-core": "1.3.8", "mlflow": "3.17.2"}
+CONF = Path(__file__).parents[1] / "conf"
+
+
+@contextlib.contextmanager
+def as_in(package: str, function: str) -> Iterator[None]:
+    """Say what has moved, in place of a traceback from inside of the package."""
+    try:
+        yield
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        pytest.fail(
+            f"private_api.{function} was checked against {package} {CHECKED[package]} and does not work with "
+            f"{version(package)}: {type(error).__name__}: {error}",
+            pytrace=False,
+        )
+
+
+@pytest.mark.parametrize(("package", "name"), [("hydra-core", "Hydra"), ("mlflow", "MLflow")])
+def test_the_docstrings_name_the_version_that_these_tests_name(package: str, name: str) -> None:
+    text = Path(private_api.__file__).read_text()
+    assert f"Checked against {name} {CHECKED[package]}" in text
+    assert text.count(f"Checked against {name} ") == text.count(f"Checked against {name} {CHECKED[package]}")
+
+
+def test_a_command_line_is_read_as_hydra_will(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", "-m", "seed=0,1", "--cfg", "job", "--resolve"])
+    with as_in("hydra-core", "hydra_arguments"):
+        read = private_api.hydra_arguments()
+        assert (read.overrides, read.multirun, read.cfg, read.resolve) == (["seed=0,1"], True, "job", True)
+        used = (read.help, read.hydra_help, read.info, read.package, read.shell_completion)  # by bestepoch.app
+        assert used == (False, False, None, None, False)
+
+
+def test_the_sweeper_of_hydras_own_configuration_is_known() -> None:
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        target = str(compose("config", return_hydra_config=True).hydra.sweeper["_target_"])
+    with as_in("hydra-core", "is_basic_sweeper"):
+        assert private_api.is_basic_sweeper(target)
+        assert not private_api.is_basic_sweeper("hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper")
+
+
+def test_the_sweeper_makes_a_job_of_each_combination() -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_overrides(["seed=range(2)", "optimizer=sgd,adamw", "train.epochs=3"])
+    with as_in("hydra-core", "basic_sweeper_jobs"):
+        jobs = private_api.basic_sweeper_jobs(parsed)
+    assert jobs == [
+        [f"seed={seed}", f"optimizer={name}", "train.epochs=3"] for seed in (0, 1) for name in ("sgd", "adamw")
+    ]
+
+
+def test_mlflows_store_for_databases_is_imported() -> None:
+    with as_in("mlflow", "import_mlflow_database_store"):
+        private_api.import_mlflow_database_store()
+        assert "mlflow.store.tracking.sqlalchemy_store" in sys.modules
+
+
+def test_the_logger_of_mlflows_database_errors_is_the_one_that_is_silenced() -> None:
+    with as_in("mlflow", "MLFLOW_DATABASE_LOGGER"):
+        module = importlib.import_module(private_api.MLFLOW_DATABASE_LOGGER)
+        assert module._logger.name == private_api.MLFLOW_DATABASE_LOGGER
+
+
+def test_what_the_machine_did_is_sent_however_short_the_run(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = MlflowClient(uri)
+    run_id = client.create_run("0").info.run_id
+    with as_in("mlflow", "start_system_metrics"):
+        monitor = private_api.start_system_metrics(run_id, uri)
+    with as_in("mlflow", "end_system_metrics"):
+        private_api.end_system_metrics(monitor)
+    assert "system/cpu_utilization_percentage" in client.get_run(run_id).data.metrics
+
+
+def test_the_tag_that_the_ui_reads_has_a_name() -> None:
+    with as_in("mlflow", "mlflow_versions_tag"):
+        assert private_api.mlflow_versions_tag() == "mlflow.modelVersions"
+
+
+def test_to_have_the_functions_imports_neither_package() -> None:
+    code = "import sys, bestepoch.private_api; print({'hydra', 'mlflow'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
