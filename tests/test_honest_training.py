@@ -276,6 +276,27 @@ def test_l1_reaches_the_loss_of_a_real_training(
     assert penalised.run.folder != plain.run.folder
 
 
+def test_views_reach_validation_and_neither_training_nor_the_weights_that_are_kept(
+    sample: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = ["model=cnn", "model.channels=[4,8]", "train.iterations=20", "train.epochs=null", "train.batch_size=100"]
+    plain = really_trained(monkeypatch, tmp_path, sample, *common, "model.tta_shift=0")
+    viewed = really_trained(monkeypatch, tmp_path, sample, *common, "model.tta_shift=1")
+    assert [row["train/loss"] for row in viewed.journal] == [row["train/loss"] for row in plain.journal]
+    one, other = (checkpoint.load(checkpoint.weights_path(run.run.folder, 1))["network"] for run in (plain, viewed))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    network = model.build(
+        viewed.settings.model, sample.shape, 10, *(sample.values[f"pixel_{key}"] for key in ("mean", "std"))
+    )
+    network.load_state_dict(one)
+    images, labels = data.load(sample.folder, "validation")
+    for run, shift in ((plain, 0), (viewed, 1)):
+        logits = loop.predict(model.ShiftedViews(network, shift), images)
+        by_hand = cross_entropy(logits, labels, label_smoothing=0.1).item()
+        assert run.epochs[0]["val/loss"] == pytest.approx(by_hand, rel=1e-5)
+    assert abs(viewed.epochs[0]["val/loss"] - plain.epochs[0]["val/loss"]) > 1e-3
+
+
 def test_label_smoothing_reaches_training_and_validation(
     sample: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -410,7 +431,6 @@ def test_64_images_can_be_memorised(name: str, sample: Summary) -> None:
     images, labels = digits(sample, "train", 64)
     labels = labels[torch.randperm(64, generator=torch.Generator().manual_seed(0))]  # nothing else helps
     network = fresh(name, sample)
-    network.tta_shift = 0  # moved copies are not what was learned by heart
     teach(network, images, labels, 60, 32)
     check_memorised(network, images, labels)
 

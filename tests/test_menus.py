@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bestepoch import config, data, loop, model, optimizers, schedule, schema, selection
+from bestepoch import chosen, config, data, loop, model, optimizers, schedule, schema, selection
 from bestepoch.data import Augment, Summary
 from bestepoch.project import UsageError
 from bestepoch.schema import Cnn, Lenet, Mlp, Settings
@@ -269,7 +269,6 @@ def test_the_normalisation_is_part_of_the_network() -> None:
     torch.manual_seed(0)
     for name in entries("model"):
         network = model.build(config.menu_entry("model", name), (28, 28), 10, 33.5, 78.25).eval()
-        network.tta_shift = 0
         images = torch.randint(0, 256, (4, 28, 28), dtype=torch.uint8)
         by_hand = network.body(((images.double() - 33.5) / 78.25).float().unsqueeze(1))
         assert torch.allclose(network(images), by_hand, rtol=1e-4, atol=1e-5)
@@ -285,14 +284,34 @@ def test_evaluation_gives_the_mean_over_an_image_and_its_moved_copies() -> None:
     down_right, up_left = torch.zeros_like(images), torch.zeros_like(images)
     down_right[:, 2:, 2:] = images[:, :-2, :-2]
     up_left[:, :-2, :-2] = images[:, 2:, 2:]
-    alone = copy.deepcopy(network).eval()
-    alone.tta_shift = 0
-    by_hand = sum(alone(view) for view in (images, down_right, up_left)) / 3
-    assert torch.allclose(network.eval()(images), by_hand, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(alone(images), by_hand, rtol=1e-2, atol=1e-2)
-    # training sees each image once
-    alone.train()
-    assert torch.equal(network.train()(images), alone(images))
+    viewed = model.evaluation_network(settings.model, network).eval()
+    by_hand = sum(network(view) for view in (images, down_right, up_left)) / 3
+    assert torch.allclose(viewed(images), by_hand, rtol=1e-4, atol=1e-5)
+    assert torch.equal(viewed(images.float()), viewed(images))
+    assert not torch.allclose(network(images), by_hand, rtol=1e-2, atol=1e-2)
+    # a tracker exports it, for any number of images
+    exported = torch.export.export(
+        viewed, (images.float(),), dynamic_shapes=({0: torch.export.Dim("n", min=2, max=1000)},)
+    )
+    assert torch.allclose(exported.module()(images[:3].float()), by_hand[:3], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", entries("model"))
+def test_without_views_evaluation_takes_the_network_itself(name: str) -> None:
+    menu = config.checked([f"model={name}"], False)[1].model
+    network = model.build(menu, (28, 28), 10, 33.5, 78.25)
+    assert model.evaluation_network(menu, network) is network
+
+
+def test_a_model_file_holds_the_plain_network_and_is_restored_with_its_views() -> None:
+    menu = config.checked(["model=cnn", "model.tta_shift=1"], False)[1].model
+    network = model.build(menu, (28, 28), 10, 33.5, 78.25).eval()
+    held = {"network": network.state_dict(), "model": menu.model_dump(), "shape": [28, 28], "classes": 10}
+    viewed = chosen.restored({**held, "pixel_mean": 33.5, "pixel_std": 78.25, "run": "any"})
+    assert isinstance(viewed, model.ShiftedViews) and viewed.shift == 1 and not viewed.network.training
+    images = torch.randint(0, 256, (4, 28, 28), dtype=torch.uint8)
+    assert torch.equal(viewed(images), model.evaluation_network(menu, network)(images))
+    assert not torch.equal(viewed(images), network(images))
 
 
 def test_an_image_is_not_moved_out_of_sight() -> None:

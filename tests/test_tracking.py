@@ -348,7 +348,7 @@ def test_the_logged_model_predicts_what_the_network_predicts(trained: Trained, e
         padding=0,
         activation="relu",
         dropout=0.0,
-        tta_shift=1,
+        tta_shift=0,
     )
     network = model.build(menu, (28, 28), 10, summary["pixel_mean"], summary["pixel_std"])
     checkpoint = torch.load(trained.folder / f"checkpoints/epoch-{best:04d}.pt", weights_only=True)

@@ -9,7 +9,7 @@ from bestepoch.project import UsageError
 from bestepoch.run import Run
 
 if TYPE_CHECKING:
-    from bestepoch.model import Network
+    from torch import nn
 
 MODEL = "model.pt"
 
@@ -36,8 +36,8 @@ def chosen_model(run: Run, source: Path, epoch: int) -> dict[str, Any]:
     }
 
 
-def restored(chosen: dict[str, Any]) -> Network:
-    """The network of a ``model.pt``, on the CPU, in evaluation mode.
+def restored(chosen: dict[str, Any]) -> nn.Module:
+    """What predicts by the network of a ``model.pt``: on the CPU, in evaluation mode, with its views if it has any.
 
     Raises:
         UsageError: the code that trained it had other settings for such a network.
@@ -56,4 +56,4 @@ def restored(chosen: dict[str, Any]) -> Network:
     height, width = chosen["shape"]
     network = model.build(menu, (height, width), chosen["classes"], chosen["pixel_mean"], chosen["pixel_std"])
     network.load_state_dict(chosen["network"])
-    return network.eval()
+    return model.evaluation_network(menu, network).eval()

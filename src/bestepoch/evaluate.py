@@ -19,8 +19,8 @@ from bestepoch.signals import stop_with_dvc
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import nn
 
-    from bestepoch.model import Network
     from bestepoch.tracking_pictures import Evaluated
 
 log = logging.getLogger("bestepoch")
@@ -171,7 +171,7 @@ def _split(run: Run, settings: Settings, pipeline: bool) -> Summary:
 
 
 def _tell(
-    settings: Settings, shown: Evaluated, out: Path, network: Network, example: Any, metrics: dict[str, Any]
+    settings: Settings, shown: Evaluated, out: Path, network: nn.Module, example: Any, metrics: dict[str, Any]
 ) -> str | None:
     """The results to the trackers that the settings name; a tracker that is down does not cost the results.
 

@@ -33,33 +33,44 @@ class Network(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, body: nn.Module, mean: float, std: float, tta_shift: int = 0) -> None:
-        """Around ``body``, from normalised pixels to logits.
-
-        Args:
-            tta_shift: pixels; above 0 evaluation gives the mean over three views of an image (test-time augmentation).
-        """
+    def __init__(self, body: nn.Module, mean: float, std: float) -> None:
+        """Around ``body``, from normalised pixels to logits."""
         super().__init__()
         self.body = body
-        self.tta_shift = tta_shift
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """See the class."""
-        if self.training or not self.tta_shift:
-            return self._logits(pixels)
-        views = (pixels, *(_moved(pixels, by) for by in (self.tta_shift, -self.tta_shift)))
-        return torch.stack([self._logits(view) for view in views]).mean(0)
-
-    def _logits(self, pixels: Tensor) -> Tensor:
         logits: Tensor = self.body(((pixels.float() - self.mean) / self.std).unsqueeze(1))
         return logits
 
 
-def _moved(pixels: Tensor, by: int) -> Tensor:
-    """Images moved ``by`` pixels to the right and down, or to the left and up; zeros come in at the edge."""
-    return pad(pixels, (by, -by, by, -by))
+class ShiftedViews(nn.Module):
+    """The mean of a network's logits over three views of an image (test-time augmentation).
+
+    The views are the image as it is, moved down and right, and moved up and left; zeros come in at the edge. Takes and
+    returns what `Network` does.
+    """
+
+    def __init__(self, network: nn.Module, shift: int) -> None:
+        """Around ``network``, whose weights it shares; ``shift`` is in pixels."""
+        super().__init__()
+        self.network = network
+        self.shift = shift
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """See the class."""
+        views = (pixels, *(pad(pixels, (by, -by, by, -by)) for by in (self.shift, -self.shift)))
+        return torch.stack([self.network(view) for view in views]).mean(0)
+
+
+def evaluation_network(menu: Mlp | Lenet | Cnn, network: nn.Module) -> nn.Module:
+    """What evaluation and prediction call: ``network`` itself, or `ShiftedViews` of it by ``model.tta_shift``.
+
+    Training and checkpoints take ``network``.
+    """
+    return ShiftedViews(network, menu.tta_shift) if isinstance(menu, Cnn) and menu.tta_shift else network
 
 
 class Flatten(nn.Module):
@@ -89,7 +100,7 @@ def build(menu: Mlp | Lenet | Cnn, shape: tuple[int, int], classes: int, mean: f
         case Lenet():
             return Network(lenet(menu, shape, classes), mean, std)
         case Cnn():
-            return Network(cnn(menu, shape, classes), mean, std, menu.tta_shift)
+            return Network(cnn(menu, shape, classes), mean, std)
 
 
 def mlp(menu: Mlp, shape: tuple[int, int], classes: int) -> nn.Sequential:

@@ -60,6 +60,7 @@ class Trainer:
         values = split.values
         network = model.build(settings.model, split.shape, split.classes, values["pixel_mean"], values["pixel_std"])
         self.network = network.to(device)
+        self.evaluated = model.evaluation_network(settings.model, self.network)
         weights = tuple(p for p in network.parameters() if p.ndim > 1)
         self.objective = loop.Objective(settings.loss.label_smoothing, settings.optimizer.l1, weights, world)
         self.state = State(network, optimizers.build(settings.optimizer, network), device, world, clock)
@@ -165,7 +166,7 @@ class Trainer:
         seconds = time.monotonic() - started - self.clock.spent["checkpoints"]
         with self.clock.on("evaluation"):
             images, labels = (self.world.part(tensor) for tensor in self.held_out)
-            fared = loop.score(loop.predict(self.network, images), labels, settings.loss.label_smoothing)
+            fared = loop.score(loop.predict(self.evaluated, images), labels, settings.loss.label_smoothing)
             fared = loop.join(self.world.gathered(fared))
         row: Row = {
             "epoch": epoch,
