@@ -23,8 +23,8 @@ GOAL = ("selection.metric=val/accuracy", "selection.mode=max")  # losses do not 
 # the default of the first searches, but for its network
 BEFORE = ["scheduler.pct_start=0.3"]
 # that network, whose second block pools, and the one after it
-POOLED = [*BEFORE, "model.kernels=[5,3]", "model.strides=[2,1]", "model.pools=[1,2,1]"]
-STRIDED = [*BEFORE, "model.kernels=[5,4,3]", "model.strides=[2,2,1]"]
+POOLED = [*BEFORE, "model.kernel_sizes=[5,3]", "model.strides=[2,1]", "model.pool_sizes=[1,2,1]"]
+STRIDED = [*BEFORE, "model.kernel_sizes=[5,4,3]", "model.strides=[2,2,1]"]
 FOLDS = ["split.folds=5", "split.fold=0,1,2,3,4"]
 SEARCHES = {
     "choices": [

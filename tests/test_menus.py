@@ -231,9 +231,9 @@ def test_tiny_images_are_no_trouble_for_mlp_and_cnn(shape: tuple[int, int]) -> N
         Cnn(
             name="cnn",
             channels=[4] * 6,
-            kernels=[3],
+            kernel_sizes=[3],
             strides=[1],
-            pools=[2],
+            pool_sizes=[2],
             padding=1,
             activation="relu",
             dropout=0.0,
@@ -261,7 +261,7 @@ def test_cnn_says_that_nothing_is_left_of_the_images() -> None:
         model.build(config.menu_entry("model", "cnn"), (9, 28), 10, 0.0, 1.0)  # type: ignore[arg-type]
     assert str(caught.value) == (
         "model = cnn leaves nothing of images of 9 x 28 pixels after 3 of its blocks: "
-        "give it fewer model.channels, smaller kernels, or model.padding=2"
+        "give it fewer model.channels, smaller model.kernel_sizes, or model.padding=2"
     )
 
 
@@ -314,6 +314,23 @@ def test_a_model_file_holds_the_plain_network_and_is_restored_with_its_views() -
     assert not torch.equal(viewed(images), network(images))
 
 
+def test_a_model_file_with_the_old_names_of_settings_is_read(caplog: pytest.LogCaptureFixture) -> None:
+    schema.renamed.cache_clear()
+    menu = config.checked(["model=cnn", "model.padding=1", "model.pool_sizes=[1,2,1]"], False)[1].model
+    network = model.build(menu, (28, 28), 10, 33.5, 78.25).eval()
+    values = menu.model_dump()
+    values |= {"kernels": values.pop("kernel_sizes"), "pools": values.pop("pool_sizes")}
+    held = {"network": network.state_dict(), "model": values, "shape": [28, 28], "classes": 10}
+    again = chosen.restored({**held, "pixel_mean": 33.5, "pixel_std": 78.25, "run": "any"})
+    images = torch.randint(0, 256, (4, 28, 28), dtype=torch.uint8)
+    assert torch.equal(again(images), network(images))
+    told = [record.getMessage().partition(";")[0] for record in caplog.records]
+    assert sorted(told) == [
+        "warning: model.kernels is now model.kernel_sizes",
+        "warning: model.pools is now model.pool_sizes",
+    ]
+
+
 def test_an_image_is_not_moved_out_of_sight() -> None:
     settings = config.checked(["model=cnn", "model.padding=2", "model.tta_shift=9"], False)[1]
     with pytest.raises(UsageError) as caught:
@@ -328,9 +345,14 @@ def test_an_image_is_not_moved_out_of_sight() -> None:
     ("channels", "side"), [([3], 13), ([3, 5], 7), ([3, 5, 7], 3), ([3, 5, 7, 9], 3), ([3, 5, 7, 9, 11], 3)]
 )
 def test_the_last_kernel_and_stride_are_those_of_all_further_blocks(channels: list[int], side: int) -> None:
-    given = ["model=cnn", f"model.channels=[{','.join(map(str, channels))}]", "model.padding=1", "model.pools=[1,2,1]"]
+    given = [
+        "model=cnn",
+        f"model.channels=[{','.join(map(str, channels))}]",
+        "model.padding=1",
+        "model.pool_sizes=[1,2,1]",
+    ]
     menu = config.checked(given, False)[1].model
-    assert isinstance(menu, Cnn) and (menu.kernels, menu.strides) == ([5, 3, 4, 3], [2, 1, 2, 1])
+    assert isinstance(menu, Cnn) and (menu.kernel_sizes, menu.strides) == ([5, 3, 4, 3], [2, 1, 2, 1])
     layers = list(model.build(menu, (28, 28), 10, 33.0, 78.0).modules())
     convolutions = [m for m in layers if isinstance(m, torch.nn.Conv2d)]
     assert [m.kernel_size[0] for m in convolutions] == [5, 3, 4, 3, 3][: len(channels)]

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 from omegaconf import OmegaConf
+from pydantic import ValidationError
 
 import live
 from bestepoch import config
 from bestepoch.project import UsageError
-from bestepoch.schema import Settings, Train
+from bestepoch.schema import Cnn, Settings, Train, renamed
 
 CHECKOUT = Path(__file__).parents[1]
 STAGES = ("fetch", "split", "train", "evaluate")
@@ -266,6 +267,37 @@ def test_a_good_sweep_passes_unchanged_and_its_first_job_comes_back(here: None, 
     elif "model.channels=[8],[8,16]" in overrides:
         expected["channels"] = [8]
     assert {"seed": first.seed, "optimizer": first.optimizer.name, "channels": first.model.channels} == expected
+
+
+# ---------------------------------------------------------------- settings that have another name by now
+
+
+def test_an_old_name_on_the_command_line_is_replaced(here: None, caplog: pytest.LogCaptureFixture) -> None:
+    renamed.cache_clear()
+    given, first = config.checked(
+        ["seed=1", "model.kernels=[3],[5,3]", "++model.pools=[1]", "train.iterations=3"], True
+    )
+    assert given[:3] == ["seed=1", "model.kernel_sizes=[3],[5,3]", "++model.pool_sizes=[1]"]
+    assert given[3:] == ["train.iterations=3", "train.epochs=null"]
+    assert isinstance(first.model, Cnn) and (first.model.kernel_sizes, first.model.pool_sizes) == ([3], [1])
+    assert [record.getMessage() for record in caplog.records] == [
+        "warning: model.kernels is now model.kernel_sizes; the next release refuses the old name",
+        "warning: model.pools is now model.pool_sizes; the next release refuses the old name",
+    ]
+
+
+def test_hydra_is_given_the_new_name(project: Path) -> None:
+    shown = run(project, "bestepoch.train", "--cfg", "job", "--package", "_global_", "model.kernels=[7]", "seed=3")
+    assert shown.returncode == 0
+    assert shown.stderr.count("\n") == shown.stderr.count("warning: model.kernels is now model.kernel_sizes;") == 1
+    values = yaml.safe_load(shown.stdout)
+    assert (values["model"]["kernel_sizes"], values["seed"]) == ([7], 3) and "kernels" not in values["model"]
+
+
+def test_old_and_new_name_of_a_setting_do_not_go_together(here: None) -> None:
+    values = config.checked([], False)[1].model.model_dump() | {"kernels": [3]}
+    with pytest.raises(ValidationError, match="kernels"):
+        Cnn.model_validate(values)
 
 
 # ---------------------------------------------------------------- iterations in place of epochs

@@ -342,9 +342,9 @@ def test_the_logged_model_predicts_what_the_network_predicts(trained: Trained, e
     menu = schema.Cnn(
         name="cnn",
         channels=[32, 32, 64, 128],
-        kernels=[5, 3, 4, 3],
+        kernel_sizes=[5, 3, 4, 3],
         strides=[2, 1, 2, 1],
-        pools=[1],
+        pool_sizes=[1],
         padding=0,
         activation="relu",
         dropout=0.0,

@@ -25,7 +25,7 @@ NOTE = "mlflow.note.content"
 VIEW = "mlflow.sharedViewState."
 # what decides the numbers, and no more
 PARAMS = {
-    "model": {"channels", "kernels", "strides", "pools", "padding", "activation", "dropout", "tta_shift"},
+    "model": {"channels", "kernel_sizes", "strides", "pool_sizes", "padding", "activation", "dropout", "tta_shift"},
     "optimizer": {"lr", "betas", "weight_decay", "l1"},
     "scheduler": {"pct_start", "div_factor", "final_div_factor"},
     "augment": {"pixels"},

@@ -74,7 +74,8 @@ def launch(task: Callable[[Settings], float | None], sweep_task: SweepTask | Non
                 given, first = config.composed(arguments.overrides, arguments.multirun)
                 if arguments.cfg == "job" and arguments.package is None and not arguments.help:
                     return show(first, arguments.resolve)  # which Hydra would compose once more, a third of the wait
-                sys.argv += given[len(arguments.overrides) :]
+                by_new_names = dict(zip(arguments.overrides, given, strict=False))
+                sys.argv = [by_new_names.get(word, word) for word in sys.argv] + given[len(arguments.overrides) :]
                 if arguments.multirun:
                     from bestepoch.sweep import Sweep
 

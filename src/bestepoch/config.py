@@ -19,7 +19,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from bestepoch import project
 from bestepoch.project import UsageError
-from bestepoch.schema import Settings
+from bestepoch.schema import RENAMED, Settings, renamed
 
 MENUS = ("data", "model", "optimizer", "scheduler", "augment", "stopping")
 
@@ -207,10 +207,11 @@ def composed(overrides: list[str], multirun: bool) -> tuple[list[str], DictConfi
     """The overrides of a command line, found good before any work starts.
 
     Every value of a sweep is checked, each with the first value of the other sweeps. ``train.iterations=...`` on the
-    command line stands in for the epochs of ``params.yaml``, so ``train.epochs=null`` is added to it.
+    command line stands in for the epochs of ``params.yaml``, so ``train.epochs=null`` is added to it. A setting's old
+    name is replaced by its new one.
 
     Returns:
-        the overrides with that addition, and the first job's configuration, unresolved.
+        the overrides, each in its place, with that addition, and the first job's configuration, unresolved.
 
     Raises:
         UsageError: an unknown setting or choice, or a value that is not allowed.
@@ -219,6 +220,8 @@ def composed(overrides: list[str], multirun: bool) -> tuple[list[str], DictConfi
     from hydra.errors import HydraException, OverrideParseException
 
     _all_params_are_read()
+    old = re.compile(rf"^(\+*model\.)({'|'.join(RENAMED)})(?==)")
+    overrides = [old.sub(lambda found: found[1] + renamed(found[2]), line) for line in overrides]
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except OverrideParseException as error:

@@ -143,12 +143,15 @@ def cnn(menu: Cnn, shape: tuple[int, int], classes: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     width, sides = 1, list(shape)
     for i, channels in enumerate(menu.channels):
-        kernel, stride, window = (given[min(i, len(given) - 1)] for given in (menu.kernels, menu.strides, menu.pools))
+        kernel, stride, window = (
+            given[min(i, len(given) - 1)] for given in (menu.kernel_sizes, menu.strides, menu.pool_sizes)
+        )
         sides = [(side + 2 * menu.padding - kernel) // stride + 1 for side in sides]
         if min(sides) < 1:
+            padding = menu.kernel_sizes[0] // 2
             raise UsageError(
                 f"model = cnn leaves nothing of images of {shape[0]} x {shape[1]} pixels after {i + 1} of its blocks: "
-                f"give it fewer model.channels, smaller kernels, or model.padding={menu.kernels[0] // 2}"
+                f"give it fewer model.channels, smaller model.kernel_sizes, or model.padding={padding}"
             )
         # no bias: the normalisation that follows would take it away again
         layers.append(nn.Conv2d(width, channels, kernel, stride, menu.padding, bias=False))

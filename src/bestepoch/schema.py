@@ -5,6 +5,8 @@ One class for each entry of a menu; `bestepoch.config` reads the files and puts 
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 import re
 from pathlib import PurePosixPath
@@ -24,6 +26,16 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
+
+log = logging.getLogger("bestepoch")
+RENAMED = {"kernels": "kernel_sizes", "pools": "pool_sizes"}  # of `Cnn`: the old names are taken for one release
+
+
+@functools.cache
+def renamed(old: str) -> str:
+    """The new name of a setting in `RENAMED`, with one warning in a process."""
+    log.warning("warning: model.%s is now model.%s; the next release refuses the old name", old, RENAMED[old])
+    return RENAMED[old]
 
 
 class Strict(BaseModel):
@@ -120,13 +132,21 @@ class Lenet(Strict):
 class Cnn(Strict):
     name: Literal["cnn"]
     channels: Annotated[list[PositiveInt], Field(min_length=1)]
-    kernels: Annotated[list[PositiveInt], Field(min_length=1)]
+    kernel_sizes: Annotated[list[PositiveInt], Field(min_length=1)]
     strides: Annotated[list[PositiveInt], Field(min_length=1)]
-    pools: Annotated[list[PositiveInt], Field(min_length=1)]
+    pool_sizes: Annotated[list[PositiveInt], Field(min_length=1)]
     padding: NonNegativeInt
     activation: Activation
     dropout: Fraction
     tta_shift: NonNegativeInt
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_old_file(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        # both names of one setting are no old file: the old one is then refused as unknown
+        return {key if RENAMED.get(key, key) in values else renamed(key): value for key, value in values.items()}
 
 
 class Rated(Strict):
