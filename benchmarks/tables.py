@@ -388,8 +388,8 @@ def sums(results: dict[str, Any]) -> str:
         rate[name] = add(f"points a second of one {label} run", f"2 ÷ {ms:.2f} ms", 2000 / ms)
     for name, label in MODELS.items():
         add(f"{label} runs at once by the server", f"{server:,.0f} ÷ {rate[name]:,.0f}", server / rate[name])
-    bulk = points["SQLite, in bulk"]
-    add("MLP runs at once into SQLite", f"{bulk:,.0f} ÷ {rate['mlp']:,.0f}", bulk / rate["mlp"])
+    sqlite = points["SQLite, log_batch"]
+    add("MLP runs at once into SQLite", f"{sqlite:,.0f} ÷ {rate['mlp']:,.0f}", sqlite / rate["mlp"])
     for name, ms in request.items():
         add(f"runs at least, a request every 2 s, {name}", f"2,000 ms ÷ {ms:,.0f} ms", 2000 / ms)
     for name, label in (("runs", "`runs/`"), ("artifacts", "the bucket")):
@@ -409,7 +409,7 @@ def sums(results: dict[str, Any]) -> str:
         add(f"{label} holds", f"10⁹ × {size[name]:,.0f} bytes", size[name], "GB")
     for name, label in (("journal", "the journals hold"), ("tensorboard", "the event files hold")):
         add(label, f"10⁹ ÷ 2 × {flat_run['bytes'][name]:.0f} bytes", flat_run["bytes"][name] / 2, "GB")
-    for name in ("SQLite, in bulk", "PostgreSQL, in bulk", "PostgreSQL, log_batch by the server, 4 runs at once"):
+    for name in ("SQLite, log_batch", "PostgreSQL, in bulk", "PostgreSQL, log_batch by the server, 4 runs at once"):
         add(f"time to write: {name}", f"10⁹ ÷ {points[name]:,.0f}", 1e9 / points[name] / 3600, "hours")
     ms = 2000 / rate["mlp"]
     add("time that training takes to make them (MLP, one core after the other)",

@@ -240,8 +240,8 @@ def test_a_point_that_did_not_arrive_fails_the_measurement(tmp_path: Path, monke
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     (tmp_path / "dvc.yaml").touch()
     MlflowClient(tracking_uri=live.store(tmp_path)).create_experiment(scale.EXPERIMENT)
-    assert scale.bulk(live.store(tmp_path), 2000) > 0
+    assert scale.batches(live.store(tmp_path), 2000) > 0
     whole = MlflowTracker.write
     monkeypatch.setattr(MlflowTracker, "write", lambda self, rows, epochs: whole(self, rows[1:], epochs))
     with pytest.raises(ValueError, match="1,998 points have arrived, not 2,000"):
-        scale.bulk(live.store(tmp_path), 2000)
+        scale.batches(live.store(tmp_path), 2000)

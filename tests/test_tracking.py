@@ -19,8 +19,10 @@ from mlflow import MlflowClient
 
 import live
 from bestepoch import config, schedule, tracking
+from bestepoch.journal import Row
 from bestepoch.run import Run
 from bestepoch.tracking_evaluation import record_evaluation
+from bestepoch.tracking_mlflow import MlflowTracker
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tracking")]  # one process, so one training for all tests
 
@@ -464,3 +466,62 @@ def test_a_server_gets_the_run_its_points_and_its_artifacts(trained: Trained, se
     assert yaml.safe_load(stored.read_text())["seed"] == 2
     noted = json.loads((folder / "run.json").read_text())
     assert noted["mlflow"] == {"uri": address, "run_id": run.info.run_id}
+
+
+def rows(first: int, last: int, **odd: float) -> list[Row]:
+    """Iterations as the journal has them; ``_7=math.nan`` is the loss of the seventh."""
+    made = [
+        {"iteration": i, "epoch": 1, "train/loss": 1 / i, "lr": 1e-3 * i, "time": 1_790_000_000.0004 + i / 7}
+        for i in range(first, last + 1)
+    ]
+    for name, value in odd.items():
+        made[int(name[1:]) - first]["train/loss"] = value
+    return [{key: float(value) for key, value in row.items()} for row in made]
+
+
+@pytest.fixture
+def tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowTracker:
+    live.with_store(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", live.store(tmp_path))
+    made = MlflowTracker(Run(tmp_path, {"status": "finished"}), "bestepoch")
+    made.client = MlflowClient(tracking_uri=made.uri)
+    made.place["run_id"] = made.client.create_run("0").info.run_id
+    return made
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [rows(1, 1200)],
+        [rows(1, 20), rows(1, 20), rows(15, 30)],  # sent again, and from further back
+        [rows(1, 30, _3=math.nan, _4=math.inf, _5=-math.inf), rows(1, 33, _3=math.nan, _4=math.inf, _5=-math.inf)],
+    ],
+    ids=["many", "resent", "not finite"],
+)
+def test_each_row_is_stored_once_however_often_it_is_sent(tracker: MlflowTracker, chunks: list[list[Row]]) -> None:
+    for chunk in chunks:
+        tracker.write(chunk, [])
+    sent = {row["iteration"]: row for chunk in chunks for row in chunk}
+    run_id = tracker.place["run_id"]
+    for key in live.PER_ITERATION:
+        points = sorted((m.step, m.timestamp, repr(m.value)) for m in tracker.client.get_metric_history(run_id, key))
+        largest = 1.7976931348623157e308  # what MLflow has for infinity
+        values = [
+            min(max(row[key], -largest), largest) if not math.isnan(row[key]) else math.nan for row in sent.values()
+        ]
+        assert points == [
+            (int(step), round(row["time"] * 1000), repr(value))
+            for (step, row), value in zip(sorted(sent.items()), values, strict=True)
+        ]
+    last = sent[max(sent)]
+    assert tracker.client.get_run(run_id).data.metrics == {key: last[key] for key in live.PER_ITERATION}
+
+
+def test_a_request_carries_as_many_metrics_as_mlflow_takes(
+    tracker: MlflowTracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(tracker.client, "log_batch", lambda run_id, metrics: sizes.append(len(metrics)))
+    epoch = {"epoch": 1.0, "time": 1.0, "val/loss": 0.1, "val/accuracy": 0.9, "train/epoch_loss": 0.2}
+    tracker.write(rows(1, 1200), [epoch])
+    assert sizes == [1000, 1000, 403]

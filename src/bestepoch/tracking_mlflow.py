@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import json
 import logging
-import math
 import time
 from typing import Any
 
@@ -19,6 +18,8 @@ from bestepoch.tracking_views import NOTE
 
 log = logging.getLogger("bestepoch")
 
+BATCH = 1000  # metrics in one request: as many as MLflow takes
+
 
 class MlflowTracker:
     """One run in the MLflow store."""
@@ -30,7 +31,6 @@ class MlflowTracker:
         self.place: dict[str, Any] = {}
         self.uri = store_uri()
         self.client: Any = None
-        self._engine: Any = None
         self._monitor: Any = None
 
     @staticmethod
@@ -125,52 +125,17 @@ class MlflowTracker:
         note(mlflow, run_id, describe(info))
 
     def write(self, iterations: list[Row], epochs: list[Row]) -> None:
-        """In batches of what one request may carry; a SQLite store takes many in one statement."""
+        """In batches of what one request may carry. MLflow stores a point once, however often it comes."""
         from mlflow.entities import Metric
 
-        if self.uri.startswith("sqlite:") and iterations:
-            # the last one goes MLflow's own way, which notes it as the latest; and so does what is no number
-            mlflows = [not all(math.isfinite(row[key]) for key in PER_ITERATION) for row in iterations[:-1]] + [True]
-            self._insert([row for row, own in zip(iterations, mlflows, strict=True) if not own])
-            iterations = [row for row, own in zip(iterations, mlflows, strict=True) if own]
         metrics = [
             Metric(key, row[key], round(row["time"] * 1000), int(row[axis]))
             for rows, keys, axis in ((iterations, PER_ITERATION, "iteration"), (epochs, PER_EPOCH, "epoch"))
             for row in rows
             for key in keys
         ]
-        for i in range(0, len(metrics), 1000):
-            self.client.log_batch(self.place["run_id"], metrics=metrics[i : i + 1000])
-
-    def _insert(self, rows: list[Row]) -> None:
-        """Rows into MLflow's own table of metrics, as its `log_batch` would: 3 µs a value in place of 55.
-
-        `log_batch` makes an object of each value, and looks up the latest one, which on two cores is felt in the
-        training loop of a small network. A value that is there already is left as it is, here as there.
-        """
-        from mlflow.store.tracking.dbmodels.models import SqlMetric
-        from sqlalchemy import create_engine
-        from sqlalchemy.dialects.sqlite import insert
-
-        if self._engine is None:
-            self._engine = create_engine(self.uri, connect_args={"timeout": 20})  # seconds for a lock, as MLflow waits
-        run_id = self.place["run_id"]
-        values = [
-            {
-                "key": key,
-                "value": row[key],
-                "timestamp": round(row["time"] * 1000),
-                "step": int(row["iteration"]),
-                "is_nan": False,
-                "run_uuid": run_id,
-            }
-            for row in rows
-            for key in PER_ITERATION
-        ]
-        if not values:
-            return
-        with self._engine.begin() as connection:
-            connection.execute(insert(SqlMetric).on_conflict_do_nothing(), values)
+        for i in range(0, len(metrics), BATCH):
+            self.client.log_batch(self.place["run_id"], metrics=metrics[i : i + BATCH])
 
     def close(self, status: str) -> None:
         """End the run."""
