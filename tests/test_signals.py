@@ -8,8 +8,9 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -17,7 +18,7 @@ from mlflow import MlflowClient
 
 import live
 import pipeline
-from bestepoch import courier
+from bestepoch import courier, signals
 from bestepoch.run import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("signals")]
@@ -128,6 +129,54 @@ def test_a_stage_that_outlives_its_dvc_from_the_start_does_not_begin(stage: str,
     made = {"fetch": "data/download/*", "split": "data/split/*.npz", "train": "runs/*/epochs.csv"}
     left = [path for path in copy.glob(made.get(stage, "results/evaluate/*.*")) if path.name != ".gitignore"]
     assert [path for path in left if path.stat().st_mtime_ns != before.get(path)] == []
+
+
+@dataclass
+class Named:
+    """What `psutil` says of a process."""
+
+    words: list[str]
+
+    def name(self) -> str:
+        return Path(self.words[0]).name
+
+    def cmdline(self) -> list[str]:
+        return self.words
+
+
+@pytest.mark.parametrize(
+    ("line", "dvc"),
+    [
+        ("dvc repro", True),
+        ("/usr/bin/dvc repro train", True),
+        ("/x/.venv/bin/python /x/.venv/bin/dvc exp run --temp", True),
+        ("/x/bin/python3.11 -W ignore -X dev -u /x/bin/dvc exp run", True),
+        ("python -m dvc repro", True),
+        ("/x/bin/python3 -m dvc.daemon", True),
+        ("/x/bin/python /x/bin/dvc exp exec-run --infofile /y/dvc/tmp/exps/run/1.run", True),
+        ("/x/bin/python /x/bin/dvc queue-worker dvc-exp-ab12-1@localhost", True),
+        ("/x/bin/python dvc.exe repro", True),
+        ("/bin/sh -c dvc repro", False),
+        ("/bin/sh /home/dvc", False),
+        ("vim dvc", False),
+        ("python -m pytest -k dvc", False),
+        ("python train.py dvc", False),
+        ("python -c print() dvc", False),
+        ("python -u", False),
+        ("python -m", False),
+        ("python -W", False),
+        ("/home/dvc/bin/python -m bestepoch.train", False),
+        ("/usr/lib/systemd/systemd --user", False),
+    ],
+)
+def test_which_process_is_dvc(line: str, dvc: bool) -> None:
+    assert signals.is_dvc(cast(psutil.Process, Named(line.split()))) == dvc
+
+
+def test_a_process_of_which_nothing_may_be_read_is_not_dvc(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Named(["dvc"])
+    monkeypatch.setattr(other, "name", lambda: (_ for _ in ()).throw(psutil.AccessDenied(1)))
+    assert not signals.is_dvc(cast(psutil.Process, other))
 
 
 @pytest.fixture(scope="module")

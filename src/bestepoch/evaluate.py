@@ -33,7 +33,7 @@ def main(settings: Settings) -> None:
     pipeline = source == project.root() / PIPELINE_RUN
     out = project.root() / "results/evaluate" if pipeline else source / "evaluate"
     if pipeline:
-        stop_with_dvc(out)
+        stop_with_dvc()
     evaluate(settings, source, out, pipeline)
 
 

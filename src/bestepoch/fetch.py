@@ -35,7 +35,7 @@ class Corrupt(Exception):
 def main(settings: Settings) -> None:
     """The chosen data set to ``data/download``."""
     out = project.root() / "data/download"
-    stop_with_dvc(out)
+    stop_with_dvc()
     about = fetch(settings.data, settings.fetch, out)
     log.info("%s: %s, in data/download", about["name"], about["source"])
 

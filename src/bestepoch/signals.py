@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import logging
 import os
 import signal
@@ -14,8 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
-
-from bestepoch import project
 
 if TYPE_CHECKING:
     import psutil
@@ -31,21 +28,54 @@ class Interrupted(Exception):
         self.number = number
 
 
-SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "fish", "busybox"}
+def stop_with_dvc() -> None:
+    """Started by DVC, ask this process to stop when DVC is gone; killed, DVC leaves it running.
+
+    DVC may be gone already. Then no process above this one is DVC, and it stops at once: a shell between the two, or
+    whoever takes in orphans, is no reason to go on. Nor is a program that runs DVC as a library: it has no name by
+    which to tell it from those.
+    """
+    if "DVC_STAGE" in os.environ:
+        _stop_after(next(filter(is_dvc, _above()), None), "dvc is gone; stopping as well")
 
 
-def stop_with_dvc(out: Path) -> None:
-    """Started by DVC to make ``out``, ask this process to stop when DVC is gone; killed, DVC leaves it running."""
-    if "DVC_STAGE" not in os.environ:
-        return
+def _above() -> Iterator[psutil.Process]:
+    """The parent of this process, that one's parent and so on, as far as they are there."""
     import psutil
 
-    # It may be gone already, and its heir be the parent now: DVC's lock file has the process that is at work here.
-    # Where that cannot be read, the parent it is; a shell between the two may outlive DVC as well.
-    holder = _holder(out)
-    parents = psutil.Process().parents()
-    wanted = (parent for parent in parents if (parent.pid == holder if holder else parent.name() not in SHELLS))
-    _stop_after(next(wanted, None), "dvc is gone; stopping as well")
+    process = psutil.Process()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while (process := process.parent()) is not None:
+            yield process
+
+
+def is_dvc(process: psutil.Process) -> bool:
+    """Whether it is DVC: ``dvc``, ``python .../dvc`` or ``python -m dvc``, which a queue's workers are as well."""
+    import psutil
+
+    words: list[str] = []
+    with contextlib.suppress(psutil.Error):
+        if _stem(process.name()) == "dvc":
+            return True
+        words = process.cmdline()
+    program, *rest = [*words, ""]
+    if not _stem(program).startswith(("python", "pypy")):
+        return _stem(program) == "dvc"
+    options = iter(rest)
+    for word in options:
+        if word == "-m":
+            return next(options, "").partition(".")[0] == "dvc"
+        if word in ("-W", "-X"):
+            next(options, "")
+        elif word == "-c":
+            return False
+        elif not word.startswith("-"):
+            return _stem(word) == "dvc"
+    return False
+
+
+def _stem(path: str) -> str:
+    return Path(path).name.removesuffix(".exe")
 
 
 @functools.cache
@@ -82,15 +112,6 @@ def _stop_after(other: psutil.Process | None, told: str) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="watch", daemon=True).start()
-
-
-def _holder(out: Path) -> int | None:
-    """The process that makes ``out`` by DVC's lock file, dead or alive; None where the file does not say."""
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError, StopIteration):
-        lock = json.loads((project.root() / ".dvc/tmp/rwlock").read_text(encoding="utf-8"))
-        held = ((Path(path), info) for path, info in lock["write"].items())
-        return next(int(info["pid"]) for path, info in held if out in (path, *path.parents))
-    return None
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ PARTS = ("train", "validation", "test")
 def main(settings: Settings) -> None:
     """``data/raw`` to ``data/split``."""
     out = project.root() / "data/split"
-    stop_with_dvc(out)
+    stop_with_dvc()
     summary = split(project.root() / "data/raw", out, settings.split)
     announce(summary)
 

@@ -41,7 +41,7 @@ def main(settings: Settings) -> float:
 def lead(settings: Settings, world: World, clock: Clock) -> float:
     """`main`, of all processes in the first one, which is the only one as a rule."""
     if settings.publish:
-        stop_with_dvc(project.root() / settings.publish)
+        stop_with_dvc()
     split = prepare.pipeline_split() if settings.publish else prepare.split_for(settings)
     run = train(settings, split, world=world, clock=clock)
     if settings.publish:
