@@ -1,89 +1,53 @@
 """Batch normalisation by the statistics of the whole batch where several processes have a part of it each.
 
-PyTorch's own SyncBatchNorm works on GPUs alone. The formulas: Ioffe and Szegedy, https://arxiv.org/abs/1502.03167;
-means and variances of parts are put together as in Chan, Golub and LeVeque, 1983.
+On GPUs PyTorch's SyncBatchNorm does it, which does not work on the CPU. The formulas: Ioffe and Szegedy,
+https://arxiv.org/abs/1502.03167
 """
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
 
 import torch
-from torch import Tensor, distributed, nn
-from torch.nn.functional import batch_norm
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 
 
 def over_all_processes(network: nn.Module) -> None:
     """Let the batch normalisation in ``network`` look at all processes' images; weights and their names stay."""
+    if next(network.parameters()).device.type == "cuda":
+        # puts others in place of the modules inside
+        nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        return
+    # the function that PyTorch names in place of it is not in all versions
+    warnings.filterwarnings("ignore", r"torch\.distributed\.nn\.functional\.all_reduce is deprecated", FutureWarning)
     for module in network.modules():
-        if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm):
+        if isinstance(module, nn.BatchNorm2d):
             module.__class__ = GlobalBatchNorm  # the same but for forward
 
 
-class GlobalBatchNorm(_BatchNorm):
-    """What `torch.nn.BatchNorm2d` and its kin do, over all processes; (n, channels, ...), where n may be 0."""
+class GlobalBatchNorm(nn.BatchNorm2d):
+    """What `torch.nn.BatchNorm2d` does, over all processes; (N, C, H, W), where N may be 0 in some of them.
+
+    The sums over the processes are differentiated as well, so backward has two exchanges as forward has.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         if not self.training:
             return super().forward(x)
-        y, mean, var, count = _Normalised.apply(x, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
-        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
-            self.num_batches_tracked += 1
-            share = self.momentum if self.momentum is not None else 1 / self.num_batches_tracked.item()
-            self.running_mean.lerp_(mean, share)
-            self.running_var.lerp_(var * (count / (count - 1).clamp(min=1)), share)  # without bias, as PyTorch does
-        return y  # type: ignore[no-any-return]
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() < 2:
-            raise ValueError(f"expected (n, channels, ...), got {tuple(input.shape)}")
-
-
-class _Normalised(torch.autograd.Function):
-    """One exchange forward, one backward."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        over, across, channels = _dimensions(x)
-        own = x.new_zeros(2 * channels + 1, dtype=torch.float64)
-        if x.numel():
-            mean = x.mean(over)
-            var = (x - mean.view(across)).square_().mean(over)  # a tenth of the time that torch.var_mean takes
-            own = torch.cat([mean.double(), var.double(), own.new_full((1,), x.numel() // channels)])
-        parts = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
-        distributed.all_gather(parts, own)
-        means, variances, counts = torch.stack(parts).tensor_split([channels, 2 * channels], 1)
-        count = counts.sum()
-        mean = (means * counts).sum(0) / count
-        var = ((variances + (means - mean) ** 2) * counts).sum(0) / count
-        mean, var = mean.to(x.dtype), var.to(x.dtype)
-        ctx.save_for_backward(x, weight, mean, var, count)
-        ctx.eps = eps
-        ctx.mark_non_differentiable(mean, var, count)
-        return batch_norm(x, mean, var, weight, bias, eps=eps), mean, var, count
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
-        x, weight, mean, var, count = ctx.saved_tensors
-        dx, dw, db = torch.zeros_like(x), torch.zeros_like(mean), torch.zeros_like(mean)
-        if x.numel():  # as if mean and variance were constants ...
-            dx, dw, db = torch.ops.aten.native_batch_norm_backward(
-                dy, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
-            )
-        both = torch.stack([dw, db])
-        distributed.all_reduce(both)
-        # ... and what comes to x through them
-        scale = (var + ctx.eps).rsqrt() / count.to(x.dtype)
-        both *= scale if weight is None else scale * weight
-        dx = dx - batch_norm(x, mean, var, both[0], both[1], eps=ctx.eps)
-        # of weight and bias each process has its part, as of all other gradients
-        return dx, *((None, None) if weight is None else (dw, db)), None
-
-
-def _dimensions(x: Tensor) -> tuple[list[int], list[int], int]:
-    """Those to take a mean over, the shape that a value for each channel is spread by, and the channels."""
-    return [d for d in range(x.dim()) if d != 1], [1, -1, *[1] * (x.dim() - 2)], x.shape[1]
+        values, places = x.to(self.weight.dtype), (0, 2, 3)  # bfloat16 would not hold the count
+        count = values.new_tensor([values.numel() // self.num_features])
+        sums: Tensor = all_reduce(torch.cat([values.sum(places), count]))  # type: ignore[no-untyped-call]
+        total, count = sums[:-1], sums[-1:]
+        mean = total / count
+        values = values - mean.view(1, -1, 1, 1)
+        var: Tensor = all_reduce(values.square().sum(places)) / count  # type: ignore[no-untyped-call]
+        with torch.no_grad():  # the variance without bias, as PyTorch does
+            assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+            self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * (count / (count - 1).clamp(min=1)), self.momentum)
+        scale = self.weight * (var + self.eps).rsqrt()
+        y: Tensor = values * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+        return y.to(x.dtype)
