@@ -20,7 +20,8 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from bestepoch import config, prepare
+from bestepoch.base.config import compose
+from bestepoch.splitting import ensure
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 RESULTS = CHECKOUT / "benchmarks/results"
@@ -43,7 +44,7 @@ def project(where: Path | None, data: str) -> Iterator[Path]:
         for file in ("params.yaml", "dvc.yaml"):
             shutil.copy(CHECKOUT / file, folder)
         with contextlib.chdir(folder):
-            split = prepare.split_for(config.checked([f"data={data}"], False)[1])
+            split = ensure.split_for(compose.checked([f"data={data}"], False)[1])
         if split.offline_sample:
             sys.exit(f"{data} cannot be had, and the sample would give other figures; ask for it: --data mnist_sample")
         MlflowClient(tracking_uri=f"sqlite:///{folder / 'empty.db'}")

@@ -53,13 +53,14 @@ def main() -> None:
 
 def record(iterations: int, rate: int) -> None:
     """The calls that training makes; the processor seconds of each window go into windows.json."""
-    from bestepoch import config, prepare
-    from bestepoch.delivery import Deliveries
-    from bestepoch.journal import Journal
-    from bestepoch.run import Run
+    from bestepoch.base.config import compose
+    from bestepoch.runs.journal import Journal
+    from bestepoch.runs.run import Run
+    from bestepoch.splitting import ensure
+    from bestepoch.tracking.client import Deliveries
 
-    settings = config.checked(["data=mnist_sample", "tracking.drain_seconds=36000"], False)[1]
-    run = Run.open(settings, prepare.split_for(settings), "cpu", [])
+    settings = compose.checked(["data=mnist_sample", "tracking.drain_seconds=36000"], False)[1]
+    run = Run.open(settings, ensure.split_for(settings), "cpu", [])
     journal, deliveries = Journal(run.folder), Deliveries(settings.tracking, run)
     values = [(random.random(), random.random()) for _ in range(WINDOW)]  # as many digits as real ones have
     windows = []

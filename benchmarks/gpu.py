@@ -1,7 +1,7 @@
 """What a GPU makes of the experiments: replayed updates beside plain ones, whole trainings, and the floor below both.
 
-Each way of training is measured in one process with the data on the GPU, by `bestepoch.loop`, nothing recorded; then
-whole trainings as commands, with everything on. Took two minutes with three seeds.
+Each way of training is measured in one process with the data on the GPU, by `bestepoch.training.loop`, nothing
+recorded; then whole trainings as commands, with everything on. Took two minutes with three seeds.
 """
 
 from __future__ import annotations

@@ -155,9 +155,9 @@ def rows(count: int) -> list[dict[str, float]]:
 
 def begun(place: str) -> Any:
     """A tracker with a run of its own in a store."""
-    from bestepoch.run import Run
-    from bestepoch.tracking import client
-    from bestepoch.tracking_mlflow import MlflowTracker
+    from bestepoch.runs.run import Run
+    from bestepoch.tracking.mlflow.run import MlflowTracker
+    from bestepoch.tracking.mlflow.store import client
 
     os.environ["MLFLOW_TRACKING_URI"] = place
     made = MlflowTracker(Run(Path.cwd(), {"status": "finished"}), EXPERIMENT)
@@ -186,7 +186,7 @@ def batches(place: str, points: int, runs: int = 1) -> float:
 
 def bulk(place: str, points: int) -> float:
     """Into PostgreSQL by COPY, which bestepoch does not do: what the database itself takes."""
-    from bestepoch.courier import CHUNK
+    from bestepoch.tracking.worker import CHUNK
 
     def write(tracker: Any, made: list[Any]) -> None:
         import psycopg2
@@ -223,7 +223,7 @@ def _arrived(place: str, run_id: str, points: int) -> None:
 
 def request(place: str) -> float:
     """Milliseconds of the smallest request there is, one after the other."""
-    from bestepoch.tracking import client
+    from bestepoch.tracking.mlflow.store import client
 
     asked = client(place)
     asked.get_experiment("0")
@@ -270,7 +270,7 @@ def register(folder: Path, places: dict[str, Any], info: dict[str, Any], runs: i
     Returns:
         bytes a run in each database, with its ten points.
     """
-    from bestepoch.tracking import client
+    from bestepoch.tracking.mlflow.store import client
 
     out = {}
     for name in ("sqlite", "postgres"):
@@ -292,8 +292,8 @@ def register(folder: Path, places: dict[str, Any], info: dict[str, Any], runs: i
 
 def made(place: str, info: dict[str, Any], experiment: str) -> str:
     """A run as bestepoch makes one, with ten points; its id."""
-    from bestepoch.run import Run
-    from bestepoch.tracking_mlflow import MlflowTracker
+    from bestepoch.runs.run import Run
+    from bestepoch.tracking.mlflow.run import MlflowTracker
 
     os.environ["MLFLOW_TRACKING_URI"] = place
     epoch = {"epoch": 1, "val/loss": 0.1, "val/accuracy": 0.9, "train/epoch_loss": 0.1, "time": time.time()}
@@ -358,7 +358,7 @@ def point_bytes(folder: Path, places: dict[str, Any], name: str) -> float:
 
 def listed(place: str, runs: int) -> float:
     """Seconds until MLflow's client has them all, with parameters, tags and latest values."""
-    from bestepoch.tracking import client
+    from bestepoch.tracking.mlflow.store import client
 
     asked = client(place)
     experiment = asked.get_experiment_by_name(EXPERIMENT).experiment_id
@@ -375,11 +375,12 @@ def opened(folder: Path, runs: int) -> float:
     """Seconds for a run's folder, where so many others are no match."""
     import torch  # noqa: F401  # its import is not what is measured
 
-    from bestepoch import config, prepare
-    from bestepoch.run import Run
+    from bestepoch.base.config import compose
+    from bestepoch.runs.run import Run
+    from bestepoch.splitting import ensure
 
-    settings = config.checked(["data=mnist_sample"], False)[1]
-    split = prepare.split_for(settings.model_copy(update={"seed": runs}))
+    settings = compose.checked(["data=mnist_sample"], False)[1]
+    split = ensure.split_for(settings.model_copy(update={"seed": runs}))
     settings = settings.model_copy(update={"seed": time.monotonic_ns() % 10**9})
     started = time.monotonic()
     run = Run.open(settings, split, "cpu", ["as=benchmark"])
@@ -391,7 +392,7 @@ def opened(folder: Path, runs: int) -> float:
 
 def looked_through(folder: Path, place: str, runs: int) -> float:
     """Seconds in which the process beside training looks for runs that died."""
-    from bestepoch.courier import dead_runs
+    from bestepoch.tracking.worker import dead_runs
 
     os.environ["MLFLOW_TRACKING_URI"] = place
     started = time.monotonic()
@@ -406,8 +407,8 @@ def looked_through(folder: Path, place: str, runs: int) -> float:
 
 def images(folder: Path, count: int) -> tuple[Path, Path]:
     """Two raw data sets of MNIST's form and their splits, the second with twice as many images; no two are equal."""
-    from bestepoch import config
-    from bestepoch.split import split
+    from bestepoch.base.config import compose
+    from bestepoch.splitting.split import split
 
     made = folder / "images-1", folder / "images-2"
     for factor, out in enumerate(made, 1):
@@ -425,7 +426,7 @@ def images(folder: Path, count: int) -> tuple[Path, Path]:
         about = {"name": "drawn", "requested": "drawn", "source": "drawn"}
         files = {"files": {role: {"name": name} for role, name in IMAGES.items()}}
         (out / "raw/dataset.json").write_text(json.dumps(about | files))
-        split(out / "raw", out / "split", config.checked([], False)[1].split)
+        split(out / "raw", out / "split", compose.checked([], False)[1].split)
     return made
 
 
@@ -458,22 +459,23 @@ def slope(what: str, places: tuple[Path, Path], count: int) -> float:
 def alone(what: str, place: Path) -> None:
     """Do one thing and print the process's peak memory in bytes."""
     if what == "split":
-        from bestepoch import config
-        from bestepoch.split import split
+        from bestepoch.base.config import compose
+        from bestepoch.splitting.split import split
 
-        split(place / "raw", place / "again", config.checked([], False)[1].split)
+        split(place / "raw", place / "again", compose.checked([], False)[1].split)
     elif what == "load":
         import torch
 
-        from bestepoch import config, data
+        from bestepoch.base.config import compose
+        from bestepoch.components.data.split import Augment, load, order
 
-        held = [data.load(place / "split", part) for part in ("train", "validation")]
-        menu = config.checked(["augment=shift"], False)[1].augment
+        held = [load(place / "split", part) for part in ("train", "validation")]
+        menu = compose.checked(["augment=shift"], False)[1].augment
         count = len(held[0][0])
-        kept = data.order(0, 1, count), data.Augment(menu, 0, 1, count, torch.device("cpu"))
+        kept = order(0, 1, count), Augment(menu, 0, 1, count, torch.device("cpu"))
         assert len(kept[0]) == count
     else:
-        from bestepoch.journal import columns
+        from bestepoch.runs.journal import columns
 
         columns(place)
     # not resource.getrusage, which begins with the peak of the process that started this one

@@ -1,7 +1,7 @@
 """How fast the default experiment trains: against the machine's own limit, and over batch sizes, images and epochs.
 
-Everything in one process with the data in memory, by `bestepoch.loop`, but for the curve over epochs, which is a whole
-training with everything on. Draws docs/speed.png. Takes six minutes with the defaults.
+Everything in one process with the data in memory, by `bestepoch.training.loop`, but for the curve over epochs, which is
+a whole training with everything on. Draws docs/speed.png. Takes six minutes with the defaults.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from typing import Any
 import common
 import tables
 
-from bestepoch import config, prepare
+from bestepoch.base.config import compose
+from bestepoch.splitting import ensure
 
 SIDE, GPU_SIDE = 1024, 8192  # of the matrices whose product is the machine's limit
 WARM = 10  # updates before the clock runs
@@ -68,23 +69,26 @@ class Loop:
     def __init__(self, folder: Path, data_name: str, device: str = "cpu") -> None:
         import torch
 
-        from bestepoch import data, graph, loop, model, optimizers
-        from bestepoch.device import choose_device
-        from bestepoch.precision import settled, trained_as
+        from bestepoch.components.data import split
+        from bestepoch.components.data.split import load
+        from bestepoch.components.models import networks
+        from bestepoch.training import cuda_graph, loop, optimizers
+        from bestepoch.training.device import choose_device
+        from bestepoch.training.precision import settled, trained_as
 
-        self.torch, self.data, self.loop, self.optimizers, self.trained_as = torch, data, loop, optimizers, trained_as
-        self.graph = graph
+        self.torch, self.data, self.loop, self.optimizers, self.trained_as = torch, split, loop, optimizers, trained_as
+        self.graph = cuda_graph
         with contextlib.chdir(folder):
-            self.settings = config.checked([f"data={data_name}", f"device.name={device}"], False)[1]
-            split = prepare.split_for(self.settings)
+            self.settings = compose.checked([f"data={data_name}", f"device.name={device}"], False)[1]
+            split = ensure.split_for(self.settings)
         self.device = choose_device(self.settings.device)
         self.settings = settled(self.settings, self.device)
         self.precision = self.settings.device.precision
-        parts = [data.load(split.folder, part) for part in ("train", "validation")]
+        parts = [load(split.folder, part) for part in ("train", "validation")]
         self.images, self.labels = (torch.cat([part[i] for part in parts]).to(self.device) for i in (0, 1))
         values = split.values
         torch.manual_seed(self.settings.seed)
-        self.network = model.build(
+        self.network = networks.build(
             self.settings.model, split.shape, split.classes, values["pixel_mean"], values["pixel_std"]
         ).to(self.device)
 

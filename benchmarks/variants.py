@@ -22,9 +22,11 @@ from typing import Any
 
 import common
 
-from bestepoch import prepare, schedule, train
-from bestepoch.app import launch
-from bestepoch.schema import Settings
+from bestepoch.base.config.schema import Settings
+from bestepoch.cli.launch import launch
+from bestepoch.components.schedules.learning_rate import learning_rate, plan
+from bestepoch.splitting import ensure
+from bestepoch.training import session
 
 
 class Task:
@@ -34,18 +36,20 @@ class Task:
         # imported here: bestepoch starts its trackers beside these imports, and is measured as it is
         import torch
 
-        from bestepoch import data, model, optimizers
-        from bestepoch.device import choose_device
-        from bestepoch.precision import settled, trained_as
+        from bestepoch.components.data.split import load
+        from bestepoch.components.models import networks
+        from bestepoch.training import optimizers
+        from bestepoch.training.device import choose_device
+        from bestepoch.training.precision import settled, trained_as
 
-        self.split, self.device = prepare.split_for(settings), choose_device(settings.device)
+        self.split, self.device = ensure.split_for(settings), choose_device(settings.device)
         self.settings = settings = settled(settings, self.device)
         values = self.split.values
-        self.plan = schedule.plan(values["sizes"]["train"], settings.train)
-        self.images, self.labels = data.load(self.split.folder, "train")
-        self.held_images, self.held_labels = data.load(self.split.folder, "validation")
+        self.plan = plan(values["sizes"]["train"], settings.train)
+        self.images, self.labels = load(self.split.folder, "train")
+        self.held_images, self.held_labels = load(self.split.folder, "validation")
         torch.manual_seed(settings.seed)
-        self.network = model.build(
+        self.network = networks.build(
             settings.model, self.split.shape, self.split.classes, values["pixel_mean"], values["pixel_std"]
         )
         self.trained = trained_as(settings.device, self.network)
@@ -64,15 +68,15 @@ class Task:
         """The epoch's index tensors; its augmentation is drawn."""
         import torch
 
-        from bestepoch import data
+        from bestepoch.components.data.split import Augment, order
 
         seed, images = self.settings.seed, len(self.images)
-        self.augment = data.Augment(self.settings.augment, seed, epoch, images, self.device)
-        return torch.split(data.order(seed, epoch, images), self.plan.batch_size)
+        self.augment = Augment(self.settings.augment, seed, epoch, images, self.device)
+        return torch.split(order(seed, epoch, images), self.plan.batch_size)
 
     def set_rate(self, iteration: int) -> float:
         """The learning rate of this update, also given to the optimizer."""
-        lr = schedule.learning_rate(self.settings.scheduler, self.settings.optimizer.lr, self.plan, iteration, [])
+        lr = learning_rate(self.settings.scheduler, self.settings.optimizer.lr, self.plan, iteration, [])
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         return lr
@@ -89,7 +93,7 @@ class Task:
 
     def validate(self) -> None:
         """One pass over the validation images."""
-        from bestepoch import loop
+        from bestepoch.training import loop
 
         logits = loop.predict(self.network, self.held_images)
         loop.score(logits, self.held_labels, self.settings.loss.label_smoothing)
@@ -241,20 +245,21 @@ def lightning(task: Task) -> Callable[[], None]:
 
 def bestepoch(settings: Settings) -> None:
     """`python -m bestepoch.train` as it is, with a clock around its `train`."""
-    inner = train.train
+    inner = session.train
 
     def timed(settings: Settings, split: Any, **given: Any) -> Any:
-        from bestepoch import checkpoint, data
+        from bestepoch.components.data.split import load
+        from bestepoch.runs import checkpoint
 
-        data.load = functools.cache(data.load)  # the images are in memory already, as for the other variants
+        load = functools.cache(load)  # the images are in memory already, as for the other variants
         task = Task(settings)
         seconds, run = clocked(lambda: inner(settings, split, **given))
         weights = checkpoint.load(checkpoint.weights_path(run.folder, task.plan.epochs))["network"]
         report(seconds, task, weights, settings.tracking.mlflow)
         return run
 
-    train.train = timed
-    train.main(settings)
+    session.train = timed
+    session.main(settings)
 
 
 def other(variant: Callable[[Task], Callable[[], None]], settings: Settings) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bestepoch import config
-from bestepoch.data import Summary
-from bestepoch.fetch import fetch
-from bestepoch.split import split
+from bestepoch.base.config import compose
+from bestepoch.components.data.split import Summary
+from bestepoch.fetching.download import fetch
+from bestepoch.splitting.split import split
 
 # In the background of a script Ctrl-C is ignored, and whatever a test starts would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -26,7 +26,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Summary:
     folder = tmp_path_factory.mktemp("sample")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(Path(__file__).parents[1])
-        settings = config.checked(["data=mnist_sample"], False)[1]
+        settings = compose.checked(["data=mnist_sample"], False)[1]
         fetch(settings.data, settings.fetch, folder / "raw")
         split(folder / "raw", folder / "split", settings.split)
     return Summary.read(folder / "split")

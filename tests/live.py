@@ -65,12 +65,13 @@ def _made_once() -> Path:
     """The sample, fetched and split, and an MLflow store that holds its tables: the same for every copy."""
     from mlflow import MlflowClient
 
-    from bestepoch import config, prepare
+    from bestepoch.base.config import compose
+    from bestepoch.splitting import ensure
 
     folder = Path(tempfile.mkdtemp(prefix="bestepoch-made-once-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with contextlib.chdir(project(folder)):
-        prepare.split_for(config.checked([*SAMPLE], False)[1])
+        ensure.split_for(compose.checked([*SAMPLE], False)[1])
         MlflowClient(tracking_uri=store(folder))
     return folder
 
@@ -244,7 +245,7 @@ def couriers(training: Started) -> list[Any]:
     found = []
     for process in psutil.Process(training.process.pid).children():
         with contextlib.suppress(psutil.NoSuchProcess):  # nor a zombie
-            if "bestepoch.courier" in process.cmdline():
+            if "bestepoch.tracking.worker" in process.cmdline():
                 found.append(process)
     return found
 

@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 
 import live
-from bestepoch.tracking_mlflow import MlflowTracker
+from bestepoch.tracking.mlflow.run import MlflowTracker
 
 BENCHMARKS = live.CHECKOUT / "benchmarks"
 sys.path.append(str(BENCHMARKS))

@@ -15,8 +15,8 @@ import torch
 from mlflow import MlflowClient
 
 import live
-from bestepoch import loop
-from bestepoch.clock import ACCOUNTS, Clock, process_age
+from bestepoch.runs.timing import ACCOUNTS, Clock, process_age
+from bestepoch.training import loop
 
 pytestmark = pytest.mark.xdist_group("clock")
 

@@ -21,10 +21,15 @@ from filelock import FileLock
 from mlflow import MlflowClient
 
 import live
-from bestepoch import checkpoint, config, continuation, project, schedule, train
-from bestepoch.data import Summary
-from bestepoch.run import Run
-from bestepoch.schema import Constant, Cosine, Exponential, NoStopping, OneCycle, Plateau, Step, Train
+from bestepoch.base import files
+from bestepoch.base.config import compose
+from bestepoch.base.config.schema import Constant, Cosine, Exponential, NoStopping, OneCycle, Plateau, Step, Train
+from bestepoch.components.data.split import Summary
+from bestepoch.components.schedules.learning_rate import Plan, learning_rate
+from bestepoch.components.schedules.learning_rate import plan as learning_rate_plan
+from bestepoch.runs import checkpoint
+from bestepoch.runs.run import Run
+from bestepoch.training import extend, session
 
 pytestmark = pytest.mark.xdist_group("continuation")
 
@@ -61,10 +66,10 @@ class Project:
     def opened(self, *changed: str, data: Summary | None = None) -> tuple[Run, list[str]]:
         """What a command begins with: the run, after the word on earlier ones."""
         overrides = [*TRAIN, *changed]
-        settings = config.checked(overrides, False)[1]
+        settings = compose.checked(overrides, False)[1]
         run = Run.open(settings, data or self.sample, "cpu", overrides)
         assert not run.resumed
-        continuation.begin(run, settings, schedule.plan(4050, settings.train))
+        extend.begin(run, settings, learning_rate_plan(4050, settings.train))
         run.close()
         return run, overrides
 
@@ -72,9 +77,9 @@ class Project:
         overrides = [*TRAIN, *changed]
         with self.patch.context() as patch:
             patch.chdir(self.folder)
-            patch.setattr(train, "overrides", lambda: overrides)  # Hydra knows them where Hydra runs
+            patch.setattr(session, "overrides", lambda: overrides)  # Hydra knows them where Hydra runs
             patch.setattr(os, "fsync", lambda _handle: None)  # after each iteration that would take long
-            run = train.train(config.checked(overrides, False)[1], self.sample)
+            run = session.train(compose.checked(overrides, False)[1], self.sample)
         run.close()
         assert run.status == "finished"
         return run
@@ -202,9 +207,9 @@ def test_a_rate_that_is_spread_over_the_plan_begins_anew_and_says_why(
     is_the_same(now, uninterrupted(*menu, "train.epochs=6"))
     assert "continues" not in now.info
     assert content(old.folder) == untouched
-    entry = config.checked([*TRAIN, *menu], False)[1].scheduler
+    entry = compose.checked([*TRAIN, *menu], False)[1].scheduler
     # the first rate is the peak's share in both
-    rates = [schedule.learning_rate(entry, 0.01, schedule.Plan(4050, 450, n), 2) for n in (54, 27)]
+    rates = [learning_rate(entry, 0.01, Plan(4050, 450, n), 2) for n in (54, 27)]
     done = 27 if before == "finished" else 13
     assert f"runs/{old.name} has trained this for {done} iterations, but scheduler={scheduler} " in caplog.text
     assert f"(iteration 2 would have used {rates[0]:.3g}, not {rates[1]:.3g}): training starts fr" in caplog.text
@@ -264,8 +269,8 @@ def test_what_changes_the_numbers_never_goes_on_and_after_an_interruption_it_is_
         data = dataclasses.replace(data, values={**data.values, "checksum": "0" * 32})
         assert data.checksum != here.sample.checksum
     elif changed == "code":
-        package = shutil.copytree(project.PACKAGE, tmp_path / "package")
-        here.patch.setattr(project, "PACKAGE", package)
+        package = shutil.copytree(files.PACKAGE, tmp_path / "package")
+        here.patch.setattr(files, "PACKAGE", package)
         with (package / "loop.py").open("a") as file:
             file.write("# decides numbers\n")
     else:
@@ -342,15 +347,14 @@ def test_it_goes_on_exactly_where_all_rates_of_what_is_done_are_the_same(
         (old.folder / "epochs.csv").write_text("epoch,iteration\n")
         checkpoint.save_state(old.folder, done, {"iteration": done, "evaluated": bool(cut) or not done % per_epoch})
 
-        plan = schedule.plan(images, Train(epochs=None, iterations=long, batch_size=batch))
+        plan = learning_rate_plan(images, Train(epochs=None, iterations=long, batch_size=batch))
         rates = [
-            [schedule.learning_rate(menu, peak, schedule.Plan(images, batch, n), i) for i in range(1, done + 1)]
-            for n in (short, long)
+            [learning_rate(menu, peak, Plan(images, batch, n), i) for i in range(1, done + 1)] for n in (short, long)
         ]
         settings: Any = SimpleNamespace(
             scheduler=menu, optimizer=SimpleNamespace(lr=peak), stopping=NoStopping(name="none")
         )
-        taken = continuation._take_over(now, old, settings, plan)
+        taken = extend._take_over(now, old, settings, plan)
         assert taken == (rates[0] == rates[1] and not cut), (menu, short, long, done)
         outcomes.append((menu.name, taken))
         if taken:
@@ -387,7 +391,7 @@ def test_killed_while_it_takes_over_it_still_ends_with_the_same_bits(
 
     with here.patch.context() as patch:
         for name in ("_copy_rows", "_link"):
-            patch.setattr(continuation, name, dying(getattr(continuation, name)))
+            patch.setattr(extend, name, dying(getattr(extend, name)))
         try:
             here.trained(*command)
         except Killed:

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 import live
-from bestepoch import config, journal
-from bestepoch.diagnosis import Curve, Diagnosis, diagnose, noise
-from bestepoch.journal import Row
-from bestepoch.loop import least_loss
-from bestepoch.project import UsageError
+from bestepoch.base.config import compose
+from bestepoch.base.files import UsageError
+from bestepoch.evaluation.diagnosis import Curve, Diagnosis, diagnose, noise
+from bestepoch.runs import journal
+from bestepoch.runs.journal import Row
+from bestepoch.training.loop import least_loss
 
 NAN, INF = math.nan, math.inf
 Losses = list[float]
@@ -610,10 +611,10 @@ def test_every_override_is_one_of_the_project(monkeypatch: pytest.MonkeyPatch) -
             override = diagnose(rows, lr=lr).override
             assert override.startswith(overrides[kind])
             if override not in tried:
-                config.checked(override.split(), False)  # it raises where it is not allowed
+                compose.checked(override.split(), False)  # it raises where it is not allowed
                 tried.add(override)
-    for model in config.choices("model"):
-        config.checked([f"model={model}", *overrides["overfit"].split()], False)
+    for model in compose.choices("model"):
+        compose.checked([f"model={model}", *overrides["overfit"].split()], False)
 
 
 # ---------------------------------------------------------------- trainings made to show each

@@ -18,9 +18,9 @@ import pytest
 from mlflow import MlflowClient
 
 import live
-from bestepoch import checkpoint
-from bestepoch.courier import deliveries_of
-from bestepoch.journal import read
+from bestepoch.runs import checkpoint
+from bestepoch.runs.journal import read
+from bestepoch.tracking.worker import deliveries_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("disk")]
 

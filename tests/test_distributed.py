@@ -20,7 +20,8 @@ import torch
 from mlflow import MlflowClient
 
 import live
-from bestepoch import config, prepare
+from bestepoch.base.config import compose
+from bestepoch.splitting import ensure
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("distributed")]
 
@@ -94,7 +95,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = live.with_store(live.with_split(live.project(tmp_path_factory.mktemp("template") / "project")))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        prepare.split_for(config.checked(list(BASE), False)[1])
+        ensure.split_for(compose.checked(list(BASE), False)[1])
     return folder
 
 

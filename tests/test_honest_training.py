@@ -22,14 +22,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
 
-from bestepoch import checkpoint, config, data, loop, model, optimizers, train, trainer
-from bestepoch.data import Augment, Summary
-from bestepoch.distributed import World
-from bestepoch.journal import read
-from bestepoch.loop import NonFiniteLoss, Objective
-from bestepoch.project import UsageError
-from bestepoch.run import Run
-from bestepoch.schema import Affine, NoAugment, Settings, Sgd, Shift
+from bestepoch.base.config import compose
+from bestepoch.base.config.schema import Affine, NoAugment, Settings, Sgd, Shift
+from bestepoch.base.files import UsageError
+from bestepoch.components.data.split import Augment, Summary, load
+from bestepoch.components.data.split import order as split_order
+from bestepoch.components.models import networks
+from bestepoch.runs import checkpoint
+from bestepoch.runs.journal import read
+from bestepoch.runs.run import Run
+from bestepoch.training import loop, optimizers, session, trainer
+from bestepoch.training.distributed import World
+from bestepoch.training.loop import NonFiniteLoss, Objective
 
 CHECKOUT = Path(__file__).parents[1]
 PACKAGE = CHECKOUT / "src/bestepoch"
@@ -54,16 +58,16 @@ def as_torch_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def digits(sample: Summary, part: str, count: int) -> tuple[Tensor, Tensor]:
     """``count`` images of a part; they lie sorted by digit, so they are taken from all over it."""
-    images, labels = data.load(sample.folder, part)
+    images, labels = load(sample.folder, part)
     chosen = torch.linspace(0, len(labels) - 1, count).round().long()
     return images[chosen], labels[chosen]
 
 
-def fresh(name: str, sample: Summary, seed: int = 0) -> model.Network:
+def fresh(name: str, sample: Summary, seed: int = 0) -> networks.Network:
     torch.manual_seed(seed)
     values = sample.values
-    return model.build(
-        config.menu_entry("model", name), sample.shape, sample.classes, values["pixel_mean"], values["pixel_std"]
+    return networks.build(
+        compose.menu_entry("model", name), sample.shape, sample.classes, values["pixel_mean"], values["pixel_std"]
     )
 
 
@@ -82,7 +86,7 @@ def teach(
             network,
             images,
             labels if labels_of is None else labels_of(epoch),
-            torch.split(data.order(0, epoch, len(images)), batch_size),
+            torch.split(split_order(0, epoch, len(images)), batch_size),
             Augment(NO_AUGMENT, 0, epoch, len(images), CPU),
             Objective(0.0, 0.0, ()),
             optimizer,
@@ -118,19 +122,19 @@ def check_order(order: Callable[[int, int, int], Tensor]) -> None:
 
 
 def test_the_order_changes_between_epochs_and_is_a_function_of_seed_and_epoch() -> None:
-    check_order(data.order)
+    check_order(split_order)
 
 
 @pytest.mark.parametrize(
     ("flaw", "found"),
     [
         (lambda seed, epoch, n: torch.arange(n), "not shuffled"),
-        (lambda seed, epoch, n: data.order(seed, 1, n), "the order repeats"),
-        (lambda seed, epoch, n: data.order(0, epoch, n), "the seed has no part in it"),
+        (lambda seed, epoch, n: split_order(seed, 1, n), "the order repeats"),
+        (lambda seed, epoch, n: split_order(0, epoch, n), "the seed has no part in it"),
         (lambda seed, epoch, n: torch.randint(0, n, (n,)), "not each image once"),
-        (lambda seed, epoch, n: torch.cat([data.order(seed, epoch, n - 1)] * 2)[:n], "not each image once"),
+        (lambda seed, epoch, n: torch.cat([split_order(seed, epoch, n - 1)] * 2)[:n], "not each image once"),
         (lambda seed, epoch, n: torch.randperm(n), "the seed has no part|something else decides"),
-        (lambda seed, epoch, n: torch.rand(1) < 2 and data.order(seed, epoch, n), "the generator of everything else"),
+        (lambda seed, epoch, n: torch.rand(1) < 2 and split_order(seed, epoch, n), "the generator of everything else"),
     ],
 )
 def test_a_flawed_order_would_be_found(flaw: Callable[[int, int, int], Tensor], found: str) -> None:
@@ -160,7 +164,7 @@ def really_trained(monkeypatch: pytest.MonkeyPatch, folder: Path, sample: Summar
         shutil.copyfile(CHECKOUT / name, folder / name)
     monkeypatch.chdir(folder)
     plain = ["data=mnist_sample", "tracking.mlflow=false", "tracking.tensorboard=false", "device.threads=1"]
-    settings = config.checked([*plain, "device.name=cpu", *overrides], False)[1]
+    settings = compose.checked([*plain, "device.name=cpu", *overrides], False)[1]
     batches: list[list[Tensor]] = []
     rates: list[float] = []
     inner, make = loop.train_epoch, optimizers.build
@@ -175,10 +179,10 @@ def really_trained(monkeypatch: pytest.MonkeyPatch, folder: Path, sample: Summar
         return made
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "overrides", lambda: list(overrides))  # Hydra knows them where Hydra runs
+        patch.setattr(session, "overrides", lambda: list(overrides))  # Hydra knows them where Hydra runs
         patch.setattr(loop, "train_epoch", train_epoch)
         patch.setattr(optimizers, "build", build)
-        run = train.train(settings, sample)
+        run = session.train(settings, sample)
     run.close()
     return Watched(run, settings, batches, rates, read(run.folder / "iterations.csv"), read(run.folder / "epochs.csv"))
 
@@ -201,7 +205,7 @@ def test_training_visits_each_image_once_an_epoch_in_another_order_each_time(wat
     assert len(orders) == 3
     for epoch, visited in enumerate(orders, 1):
         assert visited.sort().values.tolist() == list(range(4050))
-        assert torch.equal(visited, data.order(watched.settings.seed, epoch, 4050))
+        assert torch.equal(visited, split_order(watched.settings.seed, epoch, 4050))
         assert [len(batch) for batch in watched.batches[epoch - 1]] == [250] * 16 + [50]
     assert not torch.equal(orders[0], orders[1])
     assert not torch.equal(orders[1], orders[2])
@@ -237,7 +241,7 @@ def test_losses_that_stayed_on_a_device_are_looked_at_when_the_epoch_ends() -> N
 
 
 def test_validation_is_of_the_plain_images_with_the_weights_after_the_epoch(watched: Watched, sample: Summary) -> None:
-    images, labels = data.load(sample.folder, "validation")
+    images, labels = load(sample.folder, "validation")
     seen = set()
     for row in watched.epochs:
         network = fresh("mlp", sample)  # its dropout is 0
@@ -285,13 +289,13 @@ def test_views_reach_validation_and_neither_training_nor_the_weights_that_are_ke
     assert [row["train/loss"] for row in viewed.journal] == [row["train/loss"] for row in plain.journal]
     one, other = (checkpoint.load(checkpoint.weights_path(run.run.folder, 1))["network"] for run in (plain, viewed))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-    network = model.build(
+    network = networks.build(
         viewed.settings.model, sample.shape, 10, *(sample.values[f"pixel_{key}"] for key in ("mean", "std"))
     )
     network.load_state_dict(one)
-    images, labels = data.load(sample.folder, "validation")
+    images, labels = load(sample.folder, "validation")
     for run, shift in ((plain, 0), (viewed, 1)):
-        logits = loop.predict(model.ShiftedViews(network, shift), images)
+        logits = loop.predict(networks.ShiftedViews(network, shift), images)
         by_hand = cross_entropy(logits, labels, label_smoothing=0.1).item()
         assert run.epochs[0]["val/loss"] == pytest.approx(by_hand, rel=1e-5)
     assert abs(viewed.epochs[0]["val/loss"] - plain.epochs[0]["val/loss"]) > 1e-3
@@ -302,15 +306,15 @@ def test_label_smoothing_reaches_training_and_validation(
 ) -> None:
     common = ["model=mlp", "augment=none", "train.iterations=1", "train.epochs=null", "train.batch_size=100"]
     smooth = really_trained(monkeypatch, tmp_path, sample, *common, "loss.label_smoothing=0.25")
-    images, labels = data.load(sample.folder, "train")
-    index = data.order(0, 1, 4050)[:100]
+    images, labels = load(sample.folder, "train")
+    index = split_order(0, 1, 4050)[:100]
     logits = fresh("mlp", sample)(images[index])
     expected = cross_entropy(logits, labels[index], label_smoothing=0.25).item()
     assert smooth.journal[0]["train/loss"] == pytest.approx(expected, rel=1e-6)
     assert abs(expected - cross_entropy(logits, labels[index]).item()) > 1e-4
     network = fresh("mlp", sample)
     network.load_state_dict(checkpoint.load(checkpoint.weights_path(smooth.run.folder, 1))["network"])
-    held_images, held_labels = data.load(sample.folder, "validation")
+    held_images, held_labels = load(sample.folder, "validation")
     logits = loop.predict(network, held_images)
     by_hand = cross_entropy(logits, held_labels, label_smoothing=0.25).item()
     assert smooth.epochs[0]["val/loss"] == pytest.approx(by_hand, rel=1e-5)
@@ -474,7 +478,7 @@ def check_disjoint(parts: dict[str, Tensor]) -> None:
 
 
 def test_the_three_parts_share_no_image(sample: Summary) -> None:
-    parts = {part: data.load(sample.folder, part)[0] for part in ("train", "validation", "test")}
+    parts = {part: load(sample.folder, part)[0] for part in ("train", "validation", "test")}
     assert {part: len(images) for part, images in parts.items()} == {"train": 4050, "validation": 450, "test": 500}
     check_disjoint(parts)
     for part, other in itertools.permutations(parts, 2):
@@ -522,7 +526,7 @@ def test_weight_decay_acts_on_matrices_only(name: str, sample: Summary) -> None:
 @pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "sgd"])
 def test_every_optimizer_keeps_decay_from_vectors(name: str, sample: Summary) -> None:
     network = fresh("cnn", sample)
-    menu = config.checked([f"optimizer={name}", "optimizer.weight_decay=0.125"], False)[1].optimizer
+    menu = compose.checked([f"optimizer={name}", "optimizer.weight_decay=0.125"], False)[1].optimizer
     decays = {
         id(p): group["weight_decay"] for group in optimizers.build(menu, network).param_groups for p in group["params"]
     }
@@ -573,9 +577,9 @@ def test_the_score_is_the_plain_mean_over_all_images(smoothing: float) -> None:
 
 def test_prediction_is_in_evaluation_mode_and_changes_nothing(sample: Summary) -> None:
     images, labels = digits(sample, "validation", 130)
-    menu = config.menu_entry("model", "cnn").model_copy(update={"dropout": 0.5})
+    menu = compose.menu_entry("model", "cnn").model_copy(update={"dropout": 0.5})
     torch.manual_seed(0)
-    network = model.build(menu, (28, 28), 10, 33.0, 78.0)
+    network = networks.build(menu, (28, 28), 10, 33.0, 78.0)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     whole = loop.predict(network, images)
     assert torch.equal(whole, loop.predict(network, images))
@@ -656,7 +660,7 @@ def test_augmentation_belongs_to_the_image_not_to_its_place_in_a_batch(menu: Any
     augment = Augment(menu, 3, 2, 300, CPU)
     whole = augment(images, torch.arange(300))
     for batch_size in (1, 7, 100, 299):
-        order = data.order(0, batch_size, 300)
+        order = split_order(0, batch_size, 300)
         out = torch.zeros_like(images)
         for index in torch.split(order, batch_size):
             out[index] = augment(images[index], index)
@@ -690,7 +694,7 @@ def test_augmentation_draws_from_a_stream_of_its_own() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert first[0].drawn.float().std() > 1
     # nor does it follow the order of the data
-    assert not torch.equal(data.order(3, 2, 300), first[0].drawn[:, 0].argsort())
+    assert not torch.equal(split_order(3, 2, 300), first[0].drawn[:, 0].argsort())
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (12, 20), (33, 7)])
@@ -850,7 +854,7 @@ def parts_loaded(source: str) -> list[str]:
     tree = ast.parse(source)
     names = {"data.load", "data.on_device"}
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module == "bestepoch.data":
+        if isinstance(node, ast.ImportFrom) and node.module == "bestepoch.components.data.split":
             names |= {alias.asname or alias.name for alias in node.names if alias.name == "load"}
         if isinstance(node, ast.ImportFrom) and node.module == "bestepoch":
             names |= {f"{alias.asname}.load" for alias in node.names if alias.name == "data" and alias.asname}
@@ -864,7 +868,7 @@ def parts_loaded(source: str) -> list[str]:
 
 
 def test_only_evaluate_loads_the_test_split() -> None:
-    loaded = {path.stem: parts_loaded(path.read_text()) for path in PACKAGE.glob("*.py")}
+    loaded = {path.stem: parts_loaded(path.read_text()) for path in PACKAGE.rglob("*.py")}
     assert {name: parts for name, parts in loaded.items() if parts} == {
         "trainer": ["train", "validation"],
         "evaluate": ["test"],
@@ -873,14 +877,14 @@ def test_only_evaluate_loads_the_test_split() -> None:
 
 
 def test_only_the_split_and_its_reader_know_the_files() -> None:
-    named = {path.stem for path in PACKAGE.glob("*.py") if ".npz" in path.read_text()}
+    named = {path.stem for path in PACKAGE.rglob("*.py") if ".npz" in path.read_text()}
     assert named == {"data", "split"}
-    opens = {path.stem for path in PACKAGE.glob("*.py") if "np.load(" in path.read_text()}
+    opens = {path.stem for path in PACKAGE.rglob("*.py") if "np.load(" in path.read_text()}
     assert opens == {"data"}
 
 
 def test_another_use_of_the_test_split_would_be_found() -> None:
-    source = (PACKAGE / "trainer.py").read_text()
+    source = (PACKAGE / "training/trainer.py").read_text()
     line = '        self.held_out = data.on_device(split, "validation", device)\n'
     assert source.count(line) == 1
     assert parts_loaded(source.replace(line, line.replace("validation", "test"))) == ["train", "test"]
@@ -927,7 +931,7 @@ def test_training_gets_by_without_the_test_split(sample: Summary, tmp_path: Path
 def test_training_that_opens_the_test_split_would_be_found(sample: Summary, tmp_path: Path) -> None:
     folder = project_with_split(tmp_path, sample)
     (folder / "data/split/test.npz").unlink()
-    source = folder / "src/bestepoch/trainer.py"
+    source = folder / "src/bestepoch/training/trainer.py"
     source.write_text(
         source.read_text().replace('on_device(split, "validation", device)', 'on_device(split, "test", device)')
     )

@@ -7,8 +7,8 @@ import gzip
 import numpy as np
 import pytest
 
-from bestepoch.data import idx_bytes, read_idx
-from bestepoch.project import UsageError
+from bestepoch.base.files import UsageError
+from bestepoch.components.data.split import idx_bytes, read_idx
 
 # two images of 2 x 3 pixels and their labels, byte by byte as the format's description has them
 IMAGES = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 3, *range(244, 256)])

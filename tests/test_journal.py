@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bestepoch.journal import EPOCH_COLUMNS, ITERATION_COLUMNS, Journal, Tail, columns, numbers, read, read_after
+from bestepoch.runs.journal import EPOCH_COLUMNS, ITERATION_COLUMNS, Journal, Tail, columns, numbers, read, read_after
 
 ITERATIONS_HEADER = "iteration,epoch,train/loss,lr,time\n"
 EPOCHS_HEADER = "epoch,iteration,train/epoch_loss,val/loss,val/accuracy,lr,seconds,time\n"

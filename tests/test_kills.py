@@ -27,7 +27,7 @@ from mlflow import MlflowClient
 
 import live
 import pipeline
-from bestepoch.delivery import RESTARTS
+from bestepoch.tracking.client import RESTARTS
 
 KILLS = int(os.environ.get("BESTEPOCH_KILLS", "20"))
 SEED = int(os.environ.get("BESTEPOCH_KILL_SEED") or random.SystemRandom().randrange(1_000_000))
@@ -201,7 +201,7 @@ class Attempt:
         """Returns who was killed, the command where the one meant was not there, and what was going on."""
         there = processes(self.folder)
         phase = self._phase(there)
-        couriers = [process for process in there if "bestepoch.courier" in words(process)]
+        couriers = [process for process in there if "bestepoch.tracking.worker" in words(process)]
         # without what lives on of an earlier attempt
         own = [process for process in [self.process, *self.process.children(True)] if process not in couriers]
         stages = [process for process in own if {f"bestepoch.{stage}" for stage in STAGES} & {*words(process)}]

@@ -27,8 +27,9 @@ import pytest
 from mlflow import MlflowClient
 
 import live
-from bestepoch import config, launcher
-from bestepoch.fetch import fetch
+from bestepoch.base.config import compose
+from bestepoch.fetching.download import fetch
+from bestepoch.sweeps import launcher
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("launchers")]
 
@@ -89,7 +90,7 @@ def is_as_in_one_process(project: Path, reference: Path, store: str | None = Non
         assert child.data.tags["sweep"] == sweep_of(project).name
         said = sweep_of(project) / f"{folder.name}.error.log"
         if not good:
-            assert "bestepoch.project.UsageError: The loss is nan" in said.read_text()
+            assert "bestepoch.base.files.UsageError: The loss is nan" in said.read_text()
             continue
         assert not said.exists()
         assert live.numbers(folder) == live.numbers(wanted[job])
@@ -409,7 +410,7 @@ class Mirror(http.server.SimpleHTTPRequestHandler):
 def test_jobs_that_want_the_same_data_at_once_fetch_it_once(copy: Path, tmp_path: Path) -> None:
     files = tmp_path / "files"
     with contextlib.chdir(copy):
-        settings = config.checked(["data=mnist_sample"], False)[1]
+        settings = compose.checked(["data=mnist_sample"], False)[1]
         fetch(settings.data, settings.fetch, files)
     names = {role: next(files.glob(f"*{part}*")).name for role, part in {
         "train_images": "train-images", "train_labels": "train-labels",

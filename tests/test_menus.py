@@ -17,10 +17,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from bestepoch import chosen, config, data, loop, model, optimizers, schedule, schema, selection
-from bestepoch.data import Augment, Summary
-from bestepoch.project import UsageError
-from bestepoch.schema import Cnn, Lenet, Mlp, Settings
+from bestepoch.base.config import compose, schema
+from bestepoch.base.config.schema import Cnn, Lenet, Mlp, Settings
+from bestepoch.base.files import UsageError
+from bestepoch.components.data.split import Augment, Summary, load, order
+from bestepoch.components.models import model_file, networks
+from bestepoch.components.schedules.learning_rate import Plan, learning_rate
+from bestepoch.evaluation import selection
+from bestepoch.training import loop, optimizers
 
 CHECKOUT = Path(__file__).parents[1]
 ACTIVATIONS = get_args(schema.Activation)
@@ -43,7 +47,7 @@ def one_thread_at_the_project(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 @pytest.fixture(scope="module")
 def digits(sample: Summary) -> tuple[Tensor, Tensor]:
     """450 images, 45 of each digit."""
-    images, labels = data.load(sample.folder, "train")
+    images, labels = load(sample.folder, "train")
     images, labels = images[4::9], labels[4::9]  # they lie sorted by digit
     assert labels.bincount().tolist() == [45] * 10
     return images, labels
@@ -57,9 +61,9 @@ def train(
 ) -> tuple[list[float], list[float], float, float]:
     """The losses and rates of all iterations, and loss and accuracy on the same images at the end."""
     images, labels = digits
-    plan = schedule.Plan(len(images), BATCH, epochs * len(images) // BATCH)
+    plan = Plan(len(images), BATCH, epochs * len(images) // BATCH)
     torch.manual_seed(settings.seed)
-    network = model.build(
+    network = networks.build(
         settings.model, sample.shape, sample.classes, sample.values["pixel_mean"], sample.values["pixel_std"]
     )
     optimizer = optimizers.build(settings.optimizer, network)
@@ -70,7 +74,7 @@ def train(
     history: list[float] = []
 
     def rate(iteration: int) -> float:
-        return schedule.learning_rate(settings.scheduler, settings.optimizer.lr, plan, iteration, history)
+        return learning_rate(settings.scheduler, settings.optimizer.lr, plan, iteration, history)
 
     def after(iteration: int, loss: Any, lr: float) -> None:
         assert iteration == len(losses) + 1
@@ -78,7 +82,7 @@ def train(
         rates.append(lr)
 
     for epoch in range(1, epochs + 1):
-        batches = torch.split(data.order(settings.seed, epoch, len(images)), BATCH)
+        batches = torch.split(order(settings.seed, epoch, len(images)), BATCH)
         augment = Augment(settings.augment, settings.seed, epoch, len(images), CPU)
         loop.train_epoch(network, images, labels, batches, augment, objective, optimizer, rate, len(losses) + 1, after)
         history.append(loop.score(loop.predict(network, images), labels).loss)
@@ -105,13 +109,13 @@ def test_every_network_learns_with_every_activation(
         # five layers of sigmoids let little gradient through: it is slow to leave the plateau at ln(10)
         overrides += ["optimizer.lr=0.005", "scheduler=constant"]
         epochs = 18
-    losses, _, loss, accuracy = train(config.checked(overrides, False)[1], sample, digits, epochs)
+    losses, _, loss, accuracy = train(compose.checked(overrides, False)[1], sample, digits, epochs)
     check_learned(losses, loss, accuracy)
 
 
 @pytest.mark.parametrize("name", entries("optimizer"))
 def test_every_optimizer_learns(name: str, sample: Summary, digits: tuple[Tensor, Tensor]) -> None:
-    settings = config.checked([f"optimizer={name}", "scheduler=constant", "model=mlp"], False)[1]
+    settings = compose.checked([f"optimizer={name}", "scheduler=constant", "model=mlp"], False)[1]
     losses, rates, loss, accuracy = train(settings, sample, digits)
     assert rates == [settings.optimizer.lr] * len(losses)
     check_learned(losses, loss, accuracy)
@@ -121,7 +125,7 @@ def test_every_optimizer_learns(name: str, sample: Summary, digits: tuple[Tensor
 def test_every_scheduler_learns_and_its_rates_are_those_that_were_used(
     name: str, sample: Summary, digits: tuple[Tensor, Tensor]
 ) -> None:
-    settings = config.checked([f"scheduler={name}", "model=mlp"], False)[1]
+    settings = compose.checked([f"scheduler={name}", "model=mlp"], False)[1]
     losses, rates, loss, accuracy = train(settings, sample, digits)
     check_learned(losses, loss, accuracy)
     assert max(rates) == pytest.approx(settings.optimizer.lr, rel=0.05)
@@ -132,7 +136,7 @@ def test_every_scheduler_learns_and_its_rates_are_those_that_were_used(
 @pytest.mark.parametrize("name", entries("augment"))
 def test_every_augmentation_learns(name: str, sample: Summary, digits: tuple[Tensor, Tensor]) -> None:
     images, labels = digits
-    settings = config.checked([f"augment={name}", "model=cnn"], False)[1]
+    settings = compose.checked([f"augment={name}", "model=cnn"], False)[1]
     augment = Augment(settings.augment, 0, 1, len(images), CPU)
     changed = augment(images, torch.arange(len(images)))
     assert changed.shape == images.shape
@@ -144,7 +148,7 @@ def test_every_augmentation_learns(name: str, sample: Summary, digits: tuple[Ten
 
 
 def test_a_network_that_does_not_learn_would_be_noticed(sample: Summary, digits: tuple[Tensor, Tensor]) -> None:
-    settings = config.checked(["model=mlp", "scheduler=constant", "optimizer.lr=1e-7"], False)[1]
+    settings = compose.checked(["model=mlp", "scheduler=constant", "optimizer.lr=1e-7"], False)[1]
     losses, _, loss, accuracy = train(settings, sample, digits)
     with pytest.raises(AssertionError, match="the training loss did not fall"):
         check_learned(losses, loss, accuracy)
@@ -152,7 +156,7 @@ def test_a_network_that_does_not_learn_would_be_noticed(sample: Summary, digits:
 
 @pytest.mark.parametrize("name", entries("stopping"))
 def test_every_way_to_stop_is_one_that_training_can_ask(name: str) -> None:
-    menu = config.checked([f"stopping={name}"], False)[1].stopping
+    menu = compose.checked([f"stopping={name}"], False)[1].stopping
     worse = [
         {"epoch": e, "val/loss": float(e), "val/accuracy": 0.5, "train/epoch_loss": 1.0, "seconds": 1.0}
         for e in range(1, 9)
@@ -164,7 +168,7 @@ def test_every_way_to_stop_is_one_that_training_can_ask(name: str) -> None:
 
 @pytest.mark.parametrize("name", entries("data"))
 def test_every_data_set_names_what_is_needed_to_fetch_and_to_check_it(name: str, sample: Summary) -> None:
-    menu = config.checked([f"data={name}"], False)[1].data
+    menu = compose.checked([f"data={name}"], False)[1].data
     assert menu.name == name
     if isinstance(menu, schema.Sample):
         assert (sample.name, sample.shape, sample.classes) == (name, (28, 28), 10)
@@ -185,9 +189,9 @@ def kinds(menu: str) -> set[str]:
     return {get_args(c.model_fields[tag].annotation)[0] for c in get_args(annotation)}
 
 
-@pytest.mark.parametrize("menu", config.MENUS)
+@pytest.mark.parametrize("menu", compose.MENUS)
 def test_every_class_of_the_schema_has_a_file_and_every_file_a_class(menu: str) -> None:
-    names = {getattr(config.menu_entry(menu, name), "kind" if menu == "data" else "name") for name in entries(menu)}
+    names = {getattr(compose.menu_entry(menu, name), "kind" if menu == "data" else "name") for name in entries(menu)}
     assert names == kinds(menu)
     if menu != "data":
         assert names == set(entries(menu))
@@ -203,12 +207,12 @@ def test_every_network_takes_other_images_and_any_number_of_classes(
     name: str, shape: tuple[int, int], classes: int
 ) -> None:
     torch.manual_seed(0)
-    menu = config.menu_entry("model", name)
+    menu = compose.menu_entry("model", name)
     if name == "cnn" and min(shape) < 23:  # what its error says to do there
         with pytest.raises(UsageError, match=r"or model\.padding=2"):
-            model.build(menu, shape, classes, 33.0, 78.0)
+            networks.build(menu, shape, classes, 33.0, 78.0)
         menu = menu.model_copy(update={"padding": 2})
-    network = model.build(menu, shape, classes, 33.0, 78.0)
+    network = networks.build(menu, shape, classes, 33.0, 78.0)
     images = torch.randint(0, 256, (6, *shape), dtype=torch.uint8)
     labels = torch.arange(6) % classes
     logits = network(images)
@@ -240,7 +244,7 @@ def test_tiny_images_are_no_trouble_for_mlp_and_cnn(shape: tuple[int, int]) -> N
             tta_shift=0,
         ),
     ):
-        logits = model.build(menu, shape, 3, 0.0, 1.0)(torch.ones(2, *shape, dtype=torch.uint8))
+        logits = networks.build(menu, shape, 3, 0.0, 1.0)(torch.ones(2, *shape, dtype=torch.uint8))
         assert logits.shape == (2, 3)
         assert torch.isfinite(logits).all()
 
@@ -249,16 +253,16 @@ def test_tiny_images_are_no_trouble_for_mlp_and_cnn(shape: tuple[int, int]) -> N
 def test_lenet_says_that_images_are_too_small(shape: tuple[int, int]) -> None:
     menu = Lenet(name="lenet", activation="tanh", dropout=0.0)
     with pytest.raises(UsageError) as caught:
-        model.build(menu, shape, 10, 0.0, 1.0)
+        networks.build(menu, shape, 10, 0.0, 1.0)
     assert str(caught.value) == (
         f"model = lenet needs images of at least 12 x 12 pixels, these are {shape[0]} x {shape[1]}"
     )
-    assert model.build(menu, (12, 12), 10, 0.0, 1.0)(torch.zeros(1, 12, 12)).shape == (1, 10)
+    assert networks.build(menu, (12, 12), 10, 0.0, 1.0)(torch.zeros(1, 12, 12)).shape == (1, 10)
 
 
 def test_cnn_says_that_nothing_is_left_of_the_images() -> None:
     with pytest.raises(UsageError) as caught:
-        model.build(config.menu_entry("model", "cnn"), (9, 28), 10, 0.0, 1.0)  # type: ignore[arg-type]
+        networks.build(compose.menu_entry("model", "cnn"), (9, 28), 10, 0.0, 1.0)  # type: ignore[arg-type]
     assert str(caught.value) == (
         "model = cnn leaves nothing of images of 9 x 28 pixels after 3 of its blocks: "
         "give it fewer model.channels, smaller model.kernel_sizes, or model.padding=2"
@@ -268,7 +272,7 @@ def test_cnn_says_that_nothing_is_left_of_the_images() -> None:
 def test_the_normalisation_is_part_of_the_network() -> None:
     torch.manual_seed(0)
     for name in entries("model"):
-        network = model.build(config.menu_entry("model", name), (28, 28), 10, 33.5, 78.25).eval()
+        network = networks.build(compose.menu_entry("model", name), (28, 28), 10, 33.5, 78.25).eval()
         images = torch.randint(0, 256, (4, 28, 28), dtype=torch.uint8)
         by_hand = network.body(((images.double() - 33.5) / 78.25).float().unsqueeze(1))
         assert torch.allclose(network(images), by_hand, rtol=1e-4, atol=1e-5)
@@ -278,13 +282,13 @@ def test_the_normalisation_is_part_of_the_network() -> None:
 
 def test_evaluation_gives_the_mean_over_an_image_and_its_moved_copies() -> None:
     torch.manual_seed(0)
-    settings = config.checked(["model=cnn", "model.tta_shift=2"], False)[1]
-    network = model.build(settings.model, (28, 28), 10, 33.5, 78.25)
+    settings = compose.checked(["model=cnn", "model.tta_shift=2"], False)[1]
+    network = networks.build(settings.model, (28, 28), 10, 33.5, 78.25)
     images = torch.randint(0, 256, (4, 28, 28), dtype=torch.uint8)
     down_right, up_left = torch.zeros_like(images), torch.zeros_like(images)
     down_right[:, 2:, 2:] = images[:, :-2, :-2]
     up_left[:, :-2, :-2] = images[:, 2:, 2:]
-    viewed = model.evaluation_network(settings.model, network).eval()
+    viewed = networks.evaluation_network(settings.model, network).eval()
     by_hand = sum(network(view) for view in (images, down_right, up_left)) / 3
     assert torch.allclose(viewed(images), by_hand, rtol=1e-4, atol=1e-5)
     assert torch.equal(viewed(images.float()), viewed(images))
@@ -298,30 +302,30 @@ def test_evaluation_gives_the_mean_over_an_image_and_its_moved_copies() -> None:
 
 @pytest.mark.parametrize("name", entries("model"))
 def test_without_views_evaluation_takes_the_network_itself(name: str) -> None:
-    menu = config.checked([f"model={name}"], False)[1].model
-    network = model.build(menu, (28, 28), 10, 33.5, 78.25)
-    assert model.evaluation_network(menu, network) is network
+    menu = compose.checked([f"model={name}"], False)[1].model
+    network = networks.build(menu, (28, 28), 10, 33.5, 78.25)
+    assert networks.evaluation_network(menu, network) is network
 
 
 def test_a_model_file_holds_the_plain_network_and_is_restored_with_its_views() -> None:
-    menu = config.checked(["model=cnn", "model.tta_shift=1"], False)[1].model
-    network = model.build(menu, (28, 28), 10, 33.5, 78.25).eval()
+    menu = compose.checked(["model=cnn", "model.tta_shift=1"], False)[1].model
+    network = networks.build(menu, (28, 28), 10, 33.5, 78.25).eval()
     held = {"network": network.state_dict(), "model": menu.model_dump(), "shape": [28, 28], "classes": 10}
-    viewed = chosen.restored({**held, "pixel_mean": 33.5, "pixel_std": 78.25, "run": "any"})
-    assert isinstance(viewed, model.ShiftedViews) and viewed.shift == 1 and not viewed.network.training
+    viewed = model_file.restored({**held, "pixel_mean": 33.5, "pixel_std": 78.25, "run": "any"})
+    assert isinstance(viewed, networks.ShiftedViews) and viewed.shift == 1 and not viewed.network.training
     images = torch.randint(0, 256, (4, 28, 28), dtype=torch.uint8)
-    assert torch.equal(viewed(images), model.evaluation_network(menu, network)(images))
+    assert torch.equal(viewed(images), networks.evaluation_network(menu, network)(images))
     assert not torch.equal(viewed(images), network(images))
 
 
 def test_a_model_file_with_the_old_names_of_settings_is_read(caplog: pytest.LogCaptureFixture) -> None:
     schema.renamed.cache_clear()
-    menu = config.checked(["model=cnn", "model.padding=1", "model.pool_sizes=[1,2,1]"], False)[1].model
-    network = model.build(menu, (28, 28), 10, 33.5, 78.25).eval()
+    menu = compose.checked(["model=cnn", "model.padding=1", "model.pool_sizes=[1,2,1]"], False)[1].model
+    network = networks.build(menu, (28, 28), 10, 33.5, 78.25).eval()
     values = menu.model_dump()
     values |= {"kernels": values.pop("kernel_sizes"), "pools": values.pop("pool_sizes")}
     held = {"network": network.state_dict(), "model": values, "shape": [28, 28], "classes": 10}
-    again = chosen.restored({**held, "pixel_mean": 33.5, "pixel_std": 78.25, "run": "any"})
+    again = model_file.restored({**held, "pixel_mean": 33.5, "pixel_std": 78.25, "run": "any"})
     images = torch.randint(0, 256, (4, 28, 28), dtype=torch.uint8)
     assert torch.equal(again(images), network(images))
     told = [record.getMessage().partition(";")[0] for record in caplog.records]
@@ -332,9 +336,9 @@ def test_a_model_file_with_the_old_names_of_settings_is_read(caplog: pytest.LogC
 
 
 def test_an_image_is_not_moved_out_of_sight() -> None:
-    settings = config.checked(["model=cnn", "model.padding=2", "model.tta_shift=9"], False)[1]
+    settings = compose.checked(["model=cnn", "model.padding=2", "model.tta_shift=9"], False)[1]
     with pytest.raises(UsageError) as caught:
-        model.build(settings.model, (9, 28), 10, 0.0, 1.0)
+        networks.build(settings.model, (9, 28), 10, 0.0, 1.0)
     assert str(caught.value) == (
         "model.tta_shift = 9 moves images of 9 x 28 pixels out of sight: at most 8, or 0 for none"
     )
@@ -351,9 +355,9 @@ def test_the_last_kernel_and_stride_are_those_of_all_further_blocks(channels: li
         "model.padding=1",
         "model.pool_sizes=[1,2,1]",
     ]
-    menu = config.checked(given, False)[1].model
+    menu = compose.checked(given, False)[1].model
     assert isinstance(menu, Cnn) and (menu.kernel_sizes, menu.strides) == ([5, 3, 4, 3], [2, 1, 2, 1])
-    layers = list(model.build(menu, (28, 28), 10, 33.0, 78.0).modules())
+    layers = list(networks.build(menu, (28, 28), 10, 33.0, 78.0).modules())
     convolutions = [m for m in layers if isinstance(m, torch.nn.Conv2d)]
     assert [m.kernel_size[0] for m in convolutions] == [5, 3, 4, 3, 3][: len(channels)]
     assert [m.stride[0] for m in convolutions] == [2, 1, 2, 1, 1][: len(channels)]
@@ -374,7 +378,7 @@ def test_the_last_kernel_and_stride_are_those_of_all_further_blocks(channels: li
 def test_the_layers_are_those_that_the_settings_name(
     overrides: list[str], linear: list[tuple[int, int]], convolutions: list[tuple[int, int]]
 ) -> None:
-    network = model.build(config.checked(overrides, False)[1].model, (28, 28), 10, 33.0, 78.0)
+    network = networks.build(compose.checked(overrides, False)[1].model, (28, 28), 10, 33.0, 78.0)
     layers = list(network.modules())
     assert [(m.in_features, m.out_features) for m in layers if isinstance(m, torch.nn.Linear)] == linear
     assert [(m.in_channels, m.out_channels) for m in layers if isinstance(m, torch.nn.Conv2d)] == convolutions
@@ -382,8 +386,8 @@ def test_the_layers_are_those_that_the_settings_name(
 
 @pytest.mark.parametrize("name", entries("model"))
 def test_dropout_and_activation_are_those_that_the_settings_name(name: str) -> None:
-    settings = config.checked([f"model={name}", "model.dropout=0.25", "model.activation=gelu"], False)[1]
-    layers = list(model.build(settings.model, (28, 28), 10, 33.0, 78.0).modules())
+    settings = compose.checked([f"model={name}", "model.dropout=0.25", "model.activation=gelu"], False)[1]
+    layers = list(networks.build(settings.model, (28, 28), 10, 33.0, 78.0).modules())
     dropouts = [m.p for m in layers if isinstance(m, torch.nn.Dropout)]
     assert dropouts
     assert set(dropouts) == {0.25}
@@ -403,8 +407,8 @@ def test_dropout_and_activation_are_those_that_the_settings_name(name: str) -> N
 def test_the_optimizer_has_the_settings_values(name: str, cls: type, expected: dict[str, Any]) -> None:
     values = {"lr": 0.125, **expected}
     given = [f"optimizer.{key}={list(v) if isinstance(v, tuple) else str(v).lower()}" for key, v in values.items()]
-    menu = config.checked([f"optimizer={name}", *(line.replace(" ", "") for line in given)], False)[1].optimizer
-    made = optimizers.build(menu, model.build(config.menu_entry("model", "mlp"), (28, 28), 10, 33.0, 78.0))
+    menu = compose.checked([f"optimizer={name}", *(line.replace(" ", "") for line in given)], False)[1].optimizer
+    made = optimizers.build(menu, networks.build(compose.menu_entry("model", "mlp"), (28, 28), 10, 33.0, 78.0))
     assert isinstance(made, cls)
     assert type(made).__name__ == cls.__name__
     assert {key: made.param_groups[0][key] for key in values} == values
@@ -415,8 +419,8 @@ def test_the_optimizer_has_the_settings_values(name: str, cls: type, expected: d
 def test_the_optimizer_does_what_pytorchs_own_does(name: str) -> None:
     """To the bit, through a state that is saved and taken up, with hooks called, and without tracking gradients."""
     own = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}
-    menu = config.menu_entry("optimizer", name)
-    network = model.build(config.menu_entry("model", "mlp"), (28, 28), 10, 33.0, 78.0)
+    menu = compose.menu_entry("optimizer", name)
+    network = networks.build(compose.menu_entry("model", "mlp"), (28, 28), 10, 33.0, 78.0)
     twin = copy.deepcopy(network)
     made = optimizers.build(menu, network)
     theirs: list[dict[str, Any]] = [
@@ -474,9 +478,9 @@ def test_a_sweep_over_whole_menus_from_the_shell(sample: Summary, tmp_path: Path
         seen.add((given["scheduler"], given["stopping"]))
         with (tmp_path / job["run"] / "iterations.csv").open() as file:
             rows = list(csv.DictReader(file))
-        plan = schedule.Plan(4050, 1500, 4)
-        menu = config.menu_entry("scheduler", given["scheduler"])
-        expected = [schedule.learning_rate(menu, 0.01, plan, i, [9.0] if i > 3 else []) for i in range(1, 5)]
+        plan = Plan(4050, 1500, 4)
+        menu = compose.menu_entry("scheduler", given["scheduler"])
+        expected = [learning_rate(menu, 0.01, plan, i, [9.0] if i > 3 else []) for i in range(1, 5)]
         assert [float(row["lr"]) for row in rows] == expected
         assert [int(row["epoch"]) for row in rows] == [1, 1, 1, 2]
         assert all(0 < float(row["train/loss"]) < 4 for row in rows)

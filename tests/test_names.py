@@ -9,11 +9,11 @@ from omegaconf import OmegaConf
 from pydantic import ValidationError
 
 import live
-from bestepoch import config
-from bestepoch.fetch import fetch
-from bestepoch.project import UsageError
-from bestepoch.promote import _preset_path
-from bestepoch.schema import Fetch, Files, Sample
+from bestepoch.base.config import compose
+from bestepoch.base.config.schema import Fetch, Files, Sample
+from bestepoch.base.files import UsageError
+from bestepoch.fetching.download import fetch
+from bestepoch.sweeps.preset import _preset_path
 
 BAD = (
     "/tmp/victim",
@@ -39,7 +39,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def refuse(key: str, value: str) -> str:
     with pytest.raises(UsageError) as caught:
-        config.checked(["data=mnist", f"{key}={value!r}"], False)
+        compose.checked(["data=mnist", f"{key}={value!r}"], False)
     return str(caught.value)
 
 
@@ -50,9 +50,9 @@ def test_name_that_is_no_plain_name_is_refused(
 ) -> None:
     monkeypatch.chdir(copy)
     with pytest.raises(UsageError, match="must be a plain name"):
-        cfg = config.composed(["data=mnist"], False)[1]
+        cfg = compose.composed(["data=mnist"], False)[1]
         OmegaConf.update(cfg, key, name)
-        config.settings(cfg)
+        compose.settings(cfg)
 
 
 @pytest.mark.parametrize("name", ["mine", "my digits", "café-2.0", "Ziffern_ä", "0", "x" * 100])

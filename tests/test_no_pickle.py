@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bestepoch import checkpoint, project
-from bestepoch.project import UsageError
+from bestepoch.base import files
+from bestepoch.base.files import UsageError
+from bestepoch.runs import checkpoint
 
 UNPICKLERS = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle"}
 
@@ -39,7 +40,7 @@ def unpickles(source: str) -> list[str]:
 
 
 def test_nothing_in_the_project_unpickles() -> None:
-    sources = {path.name: path.read_text() for path in project.PACKAGE.rglob("*.py")}
+    sources = {path.name: path.read_text() for path in files.PACKAGE.rglob("*.py")}
     assert {name: found for name, source in sources.items() if (found := unpickles(source))} == {}
     # the calls that are looked at are there
     assert "torch.load(" in sources["checkpoint.py"] and "np.load(" in sources["data.py"]

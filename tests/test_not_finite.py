@@ -13,12 +13,14 @@ import torch
 from mlflow import MlflowClient
 
 import live
-from bestepoch import checkpoint, config, loop, train
-from bestepoch.data import Summary
-from bestepoch.journal import Journal, read
-from bestepoch.project import UsageError
-from bestepoch.run import Run
-from bestepoch.selection import best_epoch
+from bestepoch.base.config import compose
+from bestepoch.base.files import UsageError
+from bestepoch.components.data.split import Summary
+from bestepoch.evaluation.selection import best_epoch
+from bestepoch.runs import checkpoint
+from bestepoch.runs.journal import Journal, read
+from bestepoch.runs.run import Run
+from bestepoch.training import loop, session
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("not_finite")]
 
@@ -91,14 +93,14 @@ def as_on_a_gpu(sample: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             inner(*rest, told, **named)
 
         overrides = [*given, "train.epochs=3", "train.batch_size=450", f"checkpoint.every_seconds={every}"]
-        settings = config.checked(overrides, False)[1]
+        settings = compose.checked(overrides, False)[1]
         (tmp_path / "dvc.yaml").touch()
         with monkeypatch.context() as patch:
             patch.chdir(tmp_path)
-            patch.setattr(train, "overrides", lambda: overrides)
+            patch.setattr(session, "overrides", lambda: overrides)
             patch.setattr(loop, "train_epoch", train_epoch)
             with pytest.raises(UsageError, match=f"The loss is nan at iteration {bad} ") as caught:
-                train.train(settings, sample)
+                session.train(settings, sample)
         run = Run.read(live.only_run(tmp_path))
         assert run.status == "failed"
         assert run.info["reason"] == str(caught.value)

@@ -15,11 +15,14 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from bestepoch import config, evaluate, prepare, schema, train
-from bestepoch.data import Summary
-from bestepoch.project import UsageError
-from bestepoch.run import Run
-from bestepoch.schema import Settings
+from bestepoch.base.config import compose, schema
+from bestepoch.base.config.schema import Settings
+from bestepoch.base.files import UsageError
+from bestepoch.components.data.split import Summary
+from bestepoch.evaluation.evaluate import _split
+from bestepoch.runs.run import Run
+from bestepoch.splitting import ensure
+from bestepoch.training import session
 
 CHECKOUT = Path(__file__).parents[1]
 CONF = CHECKOUT / "conf"
@@ -98,7 +101,7 @@ def test_a_second_home_would_be_found(spoil: Callable[[Any], None]) -> None:
 
 def test_the_menus_are_the_folders_and_the_settings_know_them() -> None:
     assert sorted(MENUS) == sorted({path.name for path in CONF.iterdir() if path.is_dir()} - PRESETS)
-    assert tuple(MENUS) == config.MENUS
+    assert tuple(MENUS) == compose.MENUS
     assert set(Settings.model_fields) == {*MENUS, *CONFIG} - {"defaults", "hydra"}
     assert len(CHOICES) >= 20
 
@@ -113,7 +116,7 @@ def test_a_menu_file_holds_only_what_belongs_to_its_choice(menu: str, entry: str
     assert values["name"] == entry
     assert menu not in CONFIG
     # composed, they are the file's own values, and only what is optional is added
-    composed = getattr(config.checked([f"{menu}={entry}"], False)[1], menu).model_dump()
+    composed = getattr(compose.checked([f"{menu}={entry}"], False)[1], menu).model_dump()
     assert {path: value for path, value in leaves(composed) if value is not None} == {
         path: value for path, value in leaves(values) if value is not None
     }
@@ -256,25 +259,25 @@ def test_training_under_dvc_takes_the_pipelines_split_and_no_other(monkeypatch: 
     def pipeline_split() -> Summary:
         raise Asked
 
-    monkeypatch.setattr(prepare, "pipeline_split", pipeline_split)
-    monkeypatch.setattr(prepare, "_prepare", lambda settings, folder: pytest.fail("fetched and split"))
+    monkeypatch.setattr(ensure, "pipeline_split", pipeline_split)
+    monkeypatch.setattr(ensure, "_prepare", lambda settings, folder: pytest.fail("fetched and split"))
     assert "publish=results/train" in PIPELINE["stages"]["train"]["cmd"].split()
     with pytest.raises(Asked):
-        train.main(config.checked(["publish=results/train"], False)[1])
+        session.main(compose.checked(["publish=results/train"], False)[1])
 
 
 def test_evaluation_under_dvc_takes_the_pipelines_split_and_no_other(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     there = Summary(tmp_path, {"checksum": "abc"})
-    monkeypatch.setattr(prepare, "pipeline_split", lambda: there)
-    monkeypatch.setattr(prepare, "split_for", lambda settings: pytest.fail("fetched and split"))
-    settings = config.checked([], False)[1]
+    monkeypatch.setattr(ensure, "pipeline_split", lambda: there)
+    monkeypatch.setattr(ensure, "split_for", lambda settings: pytest.fail("fetched and split"))
+    settings = compose.checked([], False)[1]
     run = Run(tmp_path, {"data": {"checksum": "abc"}})
-    assert evaluate._split(run, settings, pipeline=True) is there
+    assert _split(run, settings, pipeline=True) is there
     run = Run(tmp_path, {"data": {"checksum": "abd"}})
     with pytest.raises(UsageError, match=r"data/split is not what results/train was trained on.*dvc repro"):
-        evaluate._split(run, settings, pipeline=True)
+        _split(run, settings, pipeline=True)
 
 
 def test_files_beside_the_code_are_tracked_by_the_stages_that_read_them() -> None:
@@ -342,7 +345,7 @@ def sections(module: str, stage: str) -> set[str]:
                 found.add(node.attr)
             elif isinstance(node.value, ast.Name) and node.value.id in names:
                 if node.attr == "training":
-                    found |= set(config.checked([], False)[1].training())
+                    found |= set(compose.checked([], False)[1].training())
                 elif node.attr in Settings.model_fields:
                     found.add(node.attr)
                 else:
@@ -420,7 +423,7 @@ def test_the_options_of_the_command_line_are_null_in_the_file() -> None:
 
 
 def test_training_publishes_nothing_of_the_selection() -> None:
-    assert "selection" not in config.checked([], False)[1].training()
+    assert "selection" not in compose.checked([], False)[1].training()
 
 
 # ---------------------------------------------------------------- which files of conf/ a stage can read
@@ -428,7 +431,7 @@ def test_training_publishes_nothing_of_the_selection() -> None:
 
 def opened(monkeypatch: pytest.MonkeyPatch, overrides: list[str]) -> set[str]:
     """The files of conf/ that Hydra loads for these overrides."""
-    config.checked([], False)  # the first time in a process, Hydra loads its plugins' modules anew
+    compose.checked([], False)  # the first time in a process, Hydra loads its plugins' modules anew
     from hydra._internal.core_plugins import file_config_source
 
     names: set[str] = set()
@@ -445,7 +448,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, overrides: list[str]) -> set[str]:
     original = file_config_source.OmegaConf
     with monkeypatch.context() as patch:
         patch.setattr(file_config_source, "OmegaConf", Recorder())
-        config.checked(overrides, False)
+        compose.checked(overrides, False)
     return names
 
 

@@ -89,8 +89,8 @@ def gate(server: live.Server) -> Iterator[Gate]:
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = live.with_store(live.with_split(live.project(tmp_path_factory.mktemp("template") / "project")))
-    pipeline.edit(folder / "src/bestepoch/courier.py", "EVERY_SECONDS = 2.0", "EVERY_SECONDS = 0.2")
-    pipeline.edit(folder / "src/bestepoch/courier.py", "LONGEST_PAUSE = 30.0", "LONGEST_PAUSE = 1.0")
+    pipeline.edit(folder / "src/bestepoch/tracking/worker.py", "EVERY_SECONDS = 2.0", "EVERY_SECONDS = 0.2")
+    pipeline.edit(folder / "src/bestepoch/tracking/worker.py", "LONGEST_PAUSE = 30.0", "LONGEST_PAUSE = 1.0")
     return folder
 
 

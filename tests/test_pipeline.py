@@ -149,7 +149,7 @@ def test_experiments_of_a_queue_run_in_copies_beside_each_other_and_log_to_the_r
     run(short, "git", "checkout", "-q", ".")
     before = {r.info.run_id for r in trainings(short)}
     # seen only if the copies' own file is what runs: the original is restored before the experiments start
-    edit(short / "src/bestepoch/terminal.py", '"plan     %s"', '"PLAN     %s"')
+    edit(short / "src/bestepoch/cli/console.py", '"plan     %s"', '"PLAN     %s"')
     changed = ("-S", "optimizer=sgd,adamw", "-S", "conf/optimizer/adamw.yaml:lr=0.007")
     said = run(short, "dvc", "exp", "run", "--queue", *changed)
     run(short, "git", "checkout", "-q", ".")
@@ -207,7 +207,7 @@ def test_a_remote_gives_back_what_was_pushed(short: Path, tmp_path: Path) -> Non
 def test_code_edited_during_training_is_not_vouched_for(short: Path) -> None:
     run(short, "git", "checkout", "-q", ".")
     edit(short / "params.yaml", "epochs: 2 ", "epochs: 40 ")
-    loop = short / "src/bestepoch/loop.py"
+    loop = short / "src/bestepoch/training/loop.py"
     text = loop.read_text()
     before = set((short / "runs").iterdir())
     with subprocess.Popen(

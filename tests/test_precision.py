@@ -13,12 +13,17 @@ import torch
 from mlflow import MlflowClient
 
 import live
-from bestepoch import checkpoint, config, data, loop, model, prepare
-from bestepoch.device import choose_device
-from bestepoch.distributed import World
-from bestepoch.precision import settled, trained_as
-from bestepoch.project import UsageError
-from bestepoch.schema import Device
+from bestepoch.base.config import compose
+from bestepoch.base.config.schema import Device
+from bestepoch.base.files import UsageError
+from bestepoch.components.data.split import load
+from bestepoch.components.models import networks
+from bestepoch.runs import checkpoint
+from bestepoch.splitting import ensure
+from bestepoch.training import loop
+from bestepoch.training.device import choose_device
+from bestepoch.training.distributed import World
+from bestepoch.training.precision import settled, trained_as
 
 pytestmark = pytest.mark.xdist_group("precision")
 OFF = ("tracking.tensorboard=false",)
@@ -47,10 +52,10 @@ def losses(run: Path) -> torch.Tensor:
     return torch.tensor([float(row["train/loss"]) for row in live.table(run / "iterations.csv")])
 
 
-def network_of(run: Path) -> model.Network:
-    settings = config.checked([*BASE, *SMALL], False)[1]
-    split = prepare.split_for(settings)
-    network = model.build(settings.model, split.shape, split.classes, 0.0, 1.0)  # what is loaded has its own
+def network_of(run: Path) -> networks.Network:
+    settings = compose.checked([*BASE, *SMALL], False)[1]
+    split = ensure.split_for(settings)
+    network = networks.build(settings.model, split.shape, split.classes, 0.0, 1.0)  # what is loaded has its own
     network.load_state_dict(checkpoint.load(checkpoint.weights_path(run, 2))["network"])
     return network
 
@@ -81,15 +86,15 @@ def test_auto_is_bfloat16_where_the_processor_multiplies_it(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     cpu = torch.device("cpu")
-    auto = config.checked(["device.precision=auto"], False)[1]
+    auto = compose.checked(["device.precision=auto"], False)[1]
     found = settled(auto, cpu).device
     assert (found.precision, found.cuda_graphs) == (meant, False)
     assert settled(auto, cpu).model_copy(update={"device": auto.device}) == auto, "nothing else is changed"
     for small in ("mlp", "lenet"):
-        settings = config.checked(["device.precision=auto", f"model={small}"], False)[1]
+        settings = compose.checked(["device.precision=auto", f"model={small}"], False)[1]
         assert settled(settings, cpu).device.precision == "float32"
     for asked in ("float32", "bfloat16"):
-        settings = config.checked([f"device.precision={asked}"], False)[1]
+        settings = compose.checked([f"device.precision={asked}"], False)[1]
         wanted = settings.device.model_copy(update={"cuda_graphs": False})
         assert settled(settings, cpu) == settings.model_copy(update={"device": wanted})
 
@@ -111,7 +116,7 @@ def test_auto_on_a_gpu_replays_where_it_can_and_then_is_bfloat16_where_the_gpu_m
     given: tuple[str, ...], processes: int, meant: tuple[str, bool], multiplies: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: multiplies)
-    settings = config.checked([*given], False)[1]
+    settings = compose.checked([*given], False)[1]
     found = settled(settings, torch.device("cuda"), World(size=processes)).device
     if not multiplies and "device.precision=bfloat16" not in given:
         meant = ("float32", meant[1])
@@ -120,7 +125,7 @@ def test_auto_on_a_gpu_replays_where_it_can_and_then_is_bfloat16_where_the_gpu_m
 
 def test_a_run_is_the_same_whether_it_is_replayed_or_not() -> None:
     given = (["device.precision=float32", f"device.cuda_graphs={on}"] for on in ("true", "false", "auto"))
-    one, *others = (config.checked(overrides, False)[1].training() for overrides in given)
+    one, *others = (compose.checked(overrides, False)[1].training() for overrides in given)
     assert others == [one, one]
 
 
@@ -132,7 +137,7 @@ def test_a_run_is_the_same_whether_it_is_replayed_or_not() -> None:
     ],
 )
 def test_a_graph_that_cannot_be_is_refused_where_it_is_asked_for(device: str, processes: int, why: str) -> None:
-    settings = config.checked(["device.cuda_graphs=true"], False)[1]
+    settings = compose.checked(["device.cuda_graphs=true"], False)[1]
     with pytest.raises(UsageError, match=f"^device.cuda_graphs = true {why}: leave it at auto$"):
         settled(settings, torch.device(device), World(size=processes))
 
@@ -141,7 +146,7 @@ def test_a_torch_that_does_not_tell_what_the_processor_can_do_trains_in_single_p
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    auto = config.checked(["device.precision=auto"], False)[1]
+    auto = compose.checked(["device.precision=auto"], False)[1]
     assert settled(auto, torch.device("cpu")).device.precision == "float32"
 
 
@@ -156,7 +161,7 @@ def test_a_run_is_known_by_what_auto_means_on_its_machine(project: Path, tmp_pat
 
 def test_products_are_in_bfloat16_and_weights_gradients_and_logits_in_single_precision() -> None:
     body = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 8), torch.nn.Linear(8, 3))
-    network = model.Network(body, 0.0, 1.0)
+    network = networks.Network(body, 0.0, 1.0)
     seen = []
     body[1].register_forward_hook(lambda _, given, result: seen.append(result.dtype))
     pixels = torch.randint(0, 255, (5, 4, 4), dtype=torch.uint8)
@@ -182,8 +187,8 @@ def test_a_run_in_bfloat16_learns_alike_is_evaluated_in_float32_and_resumes_to_t
     assert (ours - theirs).abs().max() < 0.1
     # what validation says is what the kept weights do in single precision
     monkeypatch.chdir(copy)
-    split = prepare.split_for(config.checked([*BASE, *SMALL], False)[1])
-    images, labels = data.load(split.folder, "validation")
+    split = ensure.split_for(compose.checked([*BASE, *SMALL], False)[1])
+    images, labels = load(split.folder, "validation")
     network = network_of(run)
     fared = loop.score(loop.predict(network, images), labels, 0.1)
     (row,) = (row for row in live.table(run / "epochs.csv") if row["epoch"] == "2")

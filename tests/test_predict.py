@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 import live
-from bestepoch import predict
-from bestepoch.chosen import restored
-from bestepoch.project import UsageError
+from bestepoch.base.files import UsageError
+from bestepoch.components.models.model_file import restored
+from bestepoch.prediction.predict import as_trained
 from pipeline import edit
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("predict")]
@@ -224,6 +224,6 @@ def test_a_model_that_is_none_is_answered_in_a_line(ready: Ready, wrong: Path, m
 def test_only_digits_are_made_like_mnists() -> None:
     grey = np.arange(12.0).reshape(3, 4)
     chosen = {"data": "mine", "shape": [3, 4]}
-    np.testing.assert_array_equal(predict.as_trained(Path("a.png"), grey, chosen), grey)
+    np.testing.assert_array_equal(as_trained(Path("a.png"), grey, chosen), grey)
     with pytest.raises(UsageError, match=r"a\.png has 4 × 3 pixels, and the model was trained on mine, 5 × 3\."):
-        predict.as_trained(Path("a.png"), grey, {**chosen, "shape": [3, 5]})
+        as_trained(Path("a.png"), grey, {**chosen, "shape": [3, 5]})

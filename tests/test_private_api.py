@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bestepoch import private_api
+from bestepoch.base import private_api
 
 CHECKED = {"hydra-core": "1.3.8", "mlflow": "3.17.2"}
 CONF = Path(__file__).parents[1] / "conf"

@@ -25,10 +25,13 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from sklearn.metrics import precision_score, recall_score
 
 import live
-from bestepoch import clock, model, report, schema
-from bestepoch.diagnosis import Diagnosis
-from bestepoch.journal import columns, read
-from bestepoch.run import Run
+from bestepoch.base.config import schema
+from bestepoch.components.models import networks
+from bestepoch.evaluation import report
+from bestepoch.evaluation.diagnosis import Diagnosis
+from bestepoch.runs import timing
+from bestepoch.runs.journal import columns, read
+from bestepoch.runs.run import Run
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 FIGURES = {"loss", "accuracy", "gap", "train_loss", "lr", "confusion", "calibration"}
@@ -116,7 +119,7 @@ def tested(folder: Path, trained: Path) -> dict[str, np.ndarray]:
     """The test images and the probabilities that the chosen network gives, without the evaluation's own code."""
     data = json.loads((trained / "run.json").read_text())["data"]
     state = torch.load(trained / "evaluate/model.pt", weights_only=True)
-    network = model.build(
+    network = networks.build(
         schema.Mlp(**state["model"]), tuple(data["shape"]), 10, state["pixel_mean"], state["pixel_std"]
     )
     network.load_state_dict(state["network"])
@@ -281,7 +284,7 @@ def test_the_times_are_the_recorded_ones(page: str, trained: Path) -> None:
     text = Content(page).text
     assert f"training {math.fsum(float(row['seconds']) for row in epochs):.1f} s," in text
     assert f"start to end {info['ended'] - info['started']:.1f} s" in text
-    assert f"of the command {clock.told(info['spent'], info['peak_memory'])}" in text
+    assert f"of the command {timing.told(info['spent'], info['peak_memory'])}" in text
     assert re.search(r"testing \d+\.\d s, 500 images, once", text)
 
 

@@ -15,8 +15,10 @@ import pytest
 from mlflow import MlflowClient
 
 import live
-from bestepoch import config, prepare, project
-from bestepoch.run import Run, publish
+from bestepoch.base import files
+from bestepoch.base.config import compose
+from bestepoch.runs.run import Run, publish
+from bestepoch.splitting import ensure
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("resume")]
 
@@ -222,8 +224,8 @@ def opened(
 
     def open_run(*changed: str) -> tuple[Run, Path, dict[str, bytes]]:
         overrides = [*TRAIN, *changed]
-        settings = config.checked(overrides, False)[1]
-        runs.append(Run.open(settings, prepare.split_for(settings), "cpu", overrides))
+        settings = compose.checked(overrides, False)[1]
+        runs.append(Run.open(settings, ensure.split_for(settings), "cpu", overrides))
         return runs[-1], old, before
 
     yield open_run
@@ -260,8 +262,8 @@ def test_a_setting_that_changes_the_numbers_begins_a_run_of_its_own(
 def test_other_training_code_begins_a_run_of_its_own(
     opened: Callable[..., tuple[Run, Path, dict[str, bytes]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = shutil.copytree(project.PACKAGE, tmp_path / "package")
-    monkeypatch.setattr(project, "PACKAGE", package)
+    package = shutil.copytree(files.PACKAGE, tmp_path / "package")
+    monkeypatch.setattr(files, "PACKAGE", package)
     (package / "journal.py").write_text("# decides no number\n")
     run, old, _ = opened()
     assert run.resumed and run.folder == old

@@ -13,10 +13,12 @@ import torch
 from pydantic import ValidationError
 from torch.optim import lr_scheduler
 
-from bestepoch import config, data, schedule
-from bestepoch.project import UsageError
-from bestepoch.schedule import Plan, learning_rate
-from bestepoch.schema import Constant, Cosine, Exponential, OneCycle, Plateau, Step, Train
+from bestepoch.base.config import compose
+from bestepoch.base.config.schema import Constant, Cosine, Exponential, OneCycle, Plateau, Step, Train
+from bestepoch.base.files import UsageError
+from bestepoch.components.data.split import order
+from bestepoch.components.schedules.learning_rate import Menu, Plan, learning_rate
+from bestepoch.components.schedules.learning_rate import plan as learning_rate_plan
 
 CHECKOUT = Path(__file__).parents[1]
 SCHEDULERS = sorted(path.stem for path in (CHECKOUT / "conf/scheduler").glob("*.yaml"))
@@ -32,7 +34,7 @@ def at_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plan(images: int, batch_size: int, epochs: int | None, iterations: int | None) -> Plan:
-    return schedule.plan(images, Train(epochs=epochs, iterations=iterations, batch_size=batch_size))
+    return learning_rate_plan(images, Train(epochs=epochs, iterations=iterations, batch_size=batch_size))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,7 @@ def test_the_arithmetic(
 @pytest.mark.parametrize(("images", "batch"), [(1_200, 100), (1_250, 100), (1_201, 100), (99, 99), (5, 2), (1, 1)])
 def test_the_arithmetic_is_that_of_the_batches_that_are_made(images: int, batch: int) -> None:
     planned = plan(images, batch, 1, None)
-    sizes = [len(part) for part in torch.split(data.order(0, 1, images), batch)]
+    sizes = [len(part) for part in torch.split(order(0, 1, images), batch)]
     assert len(sizes) == planned.per_epoch
     assert sizes[-1] == planned.last_batch
     assert sizes[:-1] == [batch] * (planned.per_epoch - 1)
@@ -181,7 +183,7 @@ def torchs(menu: Any, planned: Plan, peak: float = PEAK) -> Any:
 
 def entry(name: str, **changes: Any) -> Any:
     """A menu entry as its file has it, but for the changes."""
-    menu = config.menu_entry("scheduler", name)
+    menu = compose.menu_entry("scheduler", name)
     return type(menu)(**{**menu.model_dump(), **changes})
 
 
@@ -282,7 +284,7 @@ def test_warm_up_rises_and_then_the_schedule_begins(name: str, epochs: float) ->
 
 def test_all_schedulers_but_onecycle_can_warm_up() -> None:
     for name in SCHEDULERS:
-        menu = config.menu_entry("scheduler", name)
+        menu = compose.menu_entry("scheduler", name)
         assert hasattr(menu, "warmup_epochs") == (name in WARM)
 
 
@@ -328,4 +330,4 @@ def test_the_rates_of_a_tiny_plan_are_pytorchs(name: str, iterations: int) -> No
 def test_every_entry_of_the_menu_is_held_to_pytorch() -> None:
     kinds = {type(entry(name)) for name in SCHEDULERS}
     assert kinds == {Constant, Step, Exponential, Cosine, OneCycle, Plateau}
-    assert kinds == set(schedule.Menu.__args__)
+    assert kinds == set(Menu.__args__)

@@ -10,10 +10,10 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from bestepoch.journal import EPOCH_COLUMNS, Row
-from bestepoch.project import UsageError
-from bestepoch.schema import Level, Metric, NoStopping, Patience, Selection
-from bestepoch.selection import best_epoch, choose, runner_up, smoothed, standard_error, stop_reason
+from bestepoch.base.config.schema import Level, Metric, NoStopping, Patience, Selection
+from bestepoch.base.files import UsageError
+from bestepoch.evaluation.selection import best_epoch, choose, runner_up, smoothed, standard_error, stop_reason
+from bestepoch.runs.journal import EPOCH_COLUMNS, Row
 
 NAN, INF = math.nan, math.inf
 

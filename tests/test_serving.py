@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 import live
-from bestepoch import predict
+from bestepoch.prediction.predict import probabilities
 from pipeline import edit
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("serving")]
@@ -91,9 +91,9 @@ def test_the_served_champion_answers_as_predict_does(tmp_path: Path) -> None:
     (split,) = (project / "data/prepared").glob("mnist_sample-*")
     with np.load(split / "test.npz") as arrays:
         images = arrays["images"]
-    from bestepoch import checkpoint
+    from bestepoch.runs import checkpoint
 
-    wanted = predict.probabilities(checkpoint.load(run / "evaluate/model.pt"), images)
+    wanted = probabilities(checkpoint.load(run / "evaluate/model.pt"), images)
     with served(project, "bestepoch-mnist_sample") as address:
         np.testing.assert_allclose(answers(address, images), wanted, atol=1e-5)
         np.testing.assert_allclose(answers(address, images[:1]), wanted[:1], atol=1e-5)  # one is no special case
@@ -120,9 +120,9 @@ def test_served_and_predicted_are_equal_on_the_ten_thousand_test_images(tmp_path
     with served(project, "bestepoch-mnist") as address:
         odds = np.concatenate([answers(address, part) for part in np.split(images, 10)])
         np.testing.assert_allclose(answers(address, images[:1]), odds[:1], atol=1e-5)
-    from bestepoch import checkpoint
+    from bestepoch.runs import checkpoint
 
-    mine = predict.probabilities(checkpoint.load(run / "evaluate/model.pt"), images)
+    mine = probabilities(checkpoint.load(run / "evaluate/model.pt"), images)
     np.testing.assert_allclose(odds, mine, atol=1e-5)
     # and through pictures on the disk, read and prepared as any other
     labels = predicted(live.run(project, "predict", *written(images, tmp_path)))

@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 from pydantic import ValidationError
 
 import live
-from bestepoch import config
-from bestepoch.project import UsageError
-from bestepoch.schema import Cnn, Settings, Train, renamed
+from bestepoch.base.config import compose
+from bestepoch.base.config.schema import Cnn, Settings, Train, renamed
+from bestepoch.base.files import UsageError
 
 CHECKOUT = Path(__file__).parents[1]
 STAGES = ("fetch", "split", "train", "evaluate")
@@ -52,7 +52,7 @@ def change(path: Path, old: str, new: str) -> None:
 def complaint(overrides: list[str], multirun: bool = False) -> str:
     """What is said about one mistake."""
     with pytest.raises(UsageError) as caught:
-        config.checked(overrides, multirun)
+        compose.checked(overrides, multirun)
     text = str(caught.value)
     assert 20 < len(text) < 300, text
     assert "\n" not in text
@@ -158,13 +158,13 @@ def test_a_wrong_override_is_explained(here: None, override: str, parts: list[st
 
 def test_a_setting_of_one_choice_is_none_of_another(here: None) -> None:
     said(complaint(["optimizer=sgd", "optimizer.betas=[0.9,0.9]"]), "optimizer.betas is not a setting")
-    assert config.checked(["optimizer=adam", "optimizer.betas=[0.5,0.75]"], False)[1].optimizer.betas == [0.5, 0.75]
+    assert compose.checked(["optimizer=adam", "optimizer.betas=[0.5,0.75]"], False)[1].optimizer.betas == [0.5, 0.75]
 
 
 def test_nesterov_without_momentum_is_explained_before_torch_would(here: None) -> None:
     text = complaint(["optimizer=sgd", "optimizer.momentum=0"])
     said(text, "optimizer.nesterov = true needs a momentum", "optimizer.nesterov=false")
-    plain = config.checked(["optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=false"], False)[1]
+    plain = compose.checked(["optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=false"], False)[1]
     assert (plain.optimizer.momentum, plain.optimizer.nesterov) == (0, False)
 
 
@@ -175,7 +175,7 @@ def test_the_metric_of_early_stopping_is_checked_as_well(here: None) -> None:
 
 def test_several_mistakes_are_told_at_once_one_a_line(here: None) -> None:
     with pytest.raises(UsageError) as caught:
-        config.checked(["train.epochs=0", "optimizer.lr=-1", "loss.label_smoothing=2"], False)
+        compose.checked(["train.epochs=0", "optimizer.lr=-1", "loss.label_smoothing=2"], False)
     assert str(caught.value).splitlines() == [
         "optimizer.lr = -1 is not allowed: must be greater than 0",
         "train.epochs = 0 is not allowed: must be at least 1",
@@ -197,10 +197,10 @@ def test_a_wrong_setting_of_hydra_itself_is_found_too(
     here: None, override: str, parts: list[str], multirun: bool
 ) -> None:
     with pytest.raises(UsageError) as caught:
-        config.checked([override, "seed=1"], multirun)
+        compose.checked([override, "seed=1"], multirun)
     said(str(caught.value), *parts)
     assert "search path" not in str(caught.value)
-    assert config.checked(["hydra.verbose=true", "seed=1"], multirun)[1].seed == 1
+    assert compose.checked(["hydra.verbose=true", "seed=1"], multirun)[1].seed == 1
 
 
 def test_an_experiment_preset_is_a_menu_like_the_others(project: Path) -> None:
@@ -208,7 +208,7 @@ def test_an_experiment_preset_is_a_menu_like_the_others(project: Path) -> None:
     said(complaint(["+experiment=hasty"]), "experiment is not a setting")
     (project / "conf/experiment").mkdir()
     (project / "conf/experiment/hasty.yaml").write_text("# @package _global_\ntrain:\n  epochs: 1\nseed: 5\n")
-    settings = config.checked(["+experiment=hasty"], False)[1]
+    settings = compose.checked(["+experiment=hasty"], False)[1]
     assert (settings.train.epochs, settings.seed) == (1, 5)
     said(complaint(["+experiment=hasti"]), "experiment = hasti is not in conf/experiment/", "Did you mean hasty?")
     said(complaint(["+experiment=hasty,slow"], True), "experiment = slow is not in conf/experiment/")
@@ -257,7 +257,7 @@ def test_every_value_of_a_sweep_is_checked_before_the_first_job(
     ],
 )
 def test_a_good_sweep_passes_unchanged_and_its_first_job_comes_back(here: None, overrides: list[str]) -> None:
-    same, first = config.checked(overrides, True)
+    same, first = compose.checked(overrides, True)
     assert same == overrides
     expected = {"seed": 3 if overrides == ["seed=3"] else 0, "optimizer": "adamw", "channels": [32, 32, 64, 128]}
     if "optimizer=sgd,adamw" in overrides:
@@ -274,7 +274,7 @@ def test_a_good_sweep_passes_unchanged_and_its_first_job_comes_back(here: None, 
 
 def test_an_old_name_on_the_command_line_is_replaced(here: None, caplog: pytest.LogCaptureFixture) -> None:
     renamed.cache_clear()
-    given, first = config.checked(
+    given, first = compose.checked(
         ["seed=1", "model.kernels=[3],[5,3]", "++model.pools=[1]", "train.iterations=3"], True
     )
     assert given[:3] == ["seed=1", "model.kernel_sizes=[3],[5,3]", "++model.pool_sizes=[1]"]
@@ -295,7 +295,7 @@ def test_hydra_is_given_the_new_name(project: Path) -> None:
 
 
 def test_old_and_new_name_of_a_setting_do_not_go_together(here: None) -> None:
-    values = config.checked([], False)[1].model.model_dump() | {"kernels": [3]}
+    values = compose.checked([], False)[1].model.model_dump() | {"kernels": [3]}
     with pytest.raises(ValidationError, match="kernels"):
         Cnn.model_validate(values)
 
@@ -305,19 +305,19 @@ def test_old_and_new_name_of_a_setting_do_not_go_together(here: None) -> None:
 
 @pytest.mark.parametrize("multirun", [False, True])
 def test_iterations_on_the_command_line_stand_in_for_the_epochs_of_params_yaml(here: None, multirun: bool) -> None:
-    overrides, settings = config.checked(["train.iterations=30"], multirun)
+    overrides, settings = compose.checked(["train.iterations=30"], multirun)
     assert overrides == ["train.iterations=30", "train.epochs=null"]
     assert settings.train == Train(epochs=None, iterations=30, batch_size=100)
 
 
 def test_iterations_in_a_sweep_too(here: None) -> None:
-    overrides, settings = config.checked(["train.iterations=30,60"], True)
+    overrides, settings = compose.checked(["train.iterations=30,60"], True)
     assert overrides == ["train.iterations=30,60", "train.epochs=null"]
     assert (settings.train.epochs, settings.train.iterations) == (None, 30)
 
 
 def test_epochs_that_are_given_as_well_are_left_alone(here: None) -> None:
-    overrides, settings = config.checked(["train.iterations=30", "train.epochs=2"], False)
+    overrides, settings = compose.checked(["train.iterations=30", "train.epochs=2"], False)
     assert overrides == ["train.iterations=30", "train.epochs=2"]
     assert (settings.train.epochs, settings.train.iterations) == (2, 30)
 
@@ -360,7 +360,7 @@ def test_a_mistake_in_params_yaml_is_explained(project: Path, old: str, new: str
 def test_a_mistake_in_params_yaml_is_explained_to_a_sweep_as_well(project: Path) -> None:
     change(project / "params.yaml", "epochs: 6", "epochs: 0")
     said(complaint(["seed=0,1"], True), "train.epochs = 0 is not allowed: must be at least 1")
-    assert config.checked(["seed=0,1", "train.epochs=2"], True)[1].train.epochs == 2
+    assert compose.checked(["seed=0,1", "train.epochs=2"], True)[1].train.epochs == 2
 
 
 @pytest.mark.parametrize(
@@ -381,7 +381,7 @@ def test_a_params_yaml_that_is_none_is_explained(project: Path, content: str | N
     else:
         (project / "params.yaml").write_text(content)
     with pytest.raises(UsageError) as caught:
-        config.checked([], False)
+        compose.checked([], False)
     said(str(caught.value), *parts)
 
 
@@ -416,22 +416,22 @@ def test_a_conf_file_that_is_no_yaml_is_named_with_the_line(project: Path, file:
     path = project / f"conf/{file}.yaml"
     path.write_text(f"{path.read_text()}\n{broken}\n")
     with pytest.raises(UsageError) as caught:
-        config.checked([], False)
+        compose.checked([], False)
     said(str(caught.value), "is not readable", f"conf/{file}.yaml", "line ")
 
 
 def test_only_the_chosen_file_matters(project: Path) -> None:
     change(project / "conf/optimizer/adamw.yaml", "\nlr: 0.01", "\nlr: fast")
-    assert config.checked(["optimizer=sgd"], False)[1].optimizer.name == "sgd"
+    assert compose.checked(["optimizer=sgd"], False)[1].optimizer.name == "sgd"
     said(complaint(["optimizer=sgd,adamw"], True), "optimizer.lr = 'fast'")
 
 
 def test_the_data_set_that_stands_in_is_checked_when_it_is_needed(project: Path) -> None:
     change(project / "conf/data/mnist_sample.yaml", "test_images: 500", "test_images: 5")
     with pytest.raises(UsageError, match=r"data\.test_images = 5 is not allowed: must be at least 10"):
-        config.menu_entry("data", "mnist_sample")
+        compose.menu_entry("data", "mnist_sample")
     with pytest.raises(UsageError, match="data = nope is not in conf/data/"):
-        config.menu_entry("data", "nope")
+        compose.menu_entry("data", "nope")
 
 
 # ---------------------------------------------------------------- every single setting
@@ -444,7 +444,7 @@ def leaves(values: object, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
 
 
 def validated(values: dict[str, object]) -> Settings:
-    return config.settings(OmegaConf.create(values))
+    return compose.settings(OmegaConf.create(values))
 
 
 def refuses_a_wrong_type_and_is_missed(good: dict[str, object], path: tuple[str, ...]) -> None:
@@ -480,7 +480,7 @@ def refuses_a_wrong_type_and_is_missed(good: dict[str, object], path: tuple[str,
 
 @pytest.mark.parametrize(("menu", "entry"), ENTRIES)
 def test_each_setting_of_each_choice_refuses_a_wrong_type_and_is_missed(menu: str, entry: str, here: None) -> None:
-    good = config.checked([f"{menu}={entry}"], False)[1].model_dump()
+    good = compose.checked([f"{menu}={entry}"], False)[1].model_dump()
     assert validated(good).model_dump() == good
     tried = [path for path in leaves(good) if path[0] == menu]
     assert tried
@@ -489,7 +489,7 @@ def test_each_setting_of_each_choice_refuses_a_wrong_type_and_is_missed(menu: st
 
 
 def test_each_setting_of_the_run_refuses_a_wrong_type_and_is_missed(here: None) -> None:
-    good = config.checked([], False)[1].model_dump()
+    good = compose.checked([], False)[1].model_dump()
     tried = [path for path in leaves(good) if path[0] not in MENUS]
     assert {path[0] for path in tried} == set(Settings.model_fields) - set(MENUS)
     for path in tried:
@@ -587,10 +587,10 @@ def test_looking_and_mistakes_wait_for_no_heavy_import(project: Path, arguments:
     assert not (project / "runs").exists()
     if arguments == ["--help"]:
         for menu in MENUS:
-            assert f"{menu}: {', '.join(config.choices(menu))}" in done.stdout.splitlines()
+            assert f"{menu}: {', '.join(compose.choices(menu))}" in done.stdout.splitlines()
     elif "--cfg" in arguments:
         shown = yaml.safe_load(done.stdout)
-        assert Settings.model_validate(shown) == config.checked(["train.iterations=30"], False)[1]
+        assert Settings.model_validate(shown) == compose.checked(["train.iterations=30"], False)[1]
         assert shown["train"] == {"epochs": None, "iterations": 30, "batch_size": 100}
 
 

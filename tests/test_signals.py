@@ -18,8 +18,9 @@ from mlflow import MlflowClient
 
 import live
 import pipeline
-from bestepoch import courier, signals
-from bestepoch.run import Run
+from bestepoch.base import shutdown
+from bestepoch.runs.run import Run
+from bestepoch.tracking import worker
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("signals")]
 
@@ -170,13 +171,13 @@ class Named:
     ],
 )
 def test_which_process_is_dvc(line: str, dvc: bool) -> None:
-    assert signals.is_dvc(cast(psutil.Process, Named(line.split()))) == dvc
+    assert shutdown.is_dvc(cast(psutil.Process, Named(line.split()))) == dvc
 
 
 def test_a_process_of_which_nothing_may_be_read_is_not_dvc(monkeypatch: pytest.MonkeyPatch) -> None:
     other = Named(["dvc"])
     monkeypatch.setattr(other, "name", lambda: (_ for _ in ()).throw(psutil.AccessDenied(1)))
-    assert not signals.is_dvc(cast(psutil.Process, other))
+    assert not shutdown.is_dvc(cast(psutil.Process, other))
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +230,7 @@ def test_a_run_that_may_be_alive_is_left_alone(
         assert run.lock()
     before = (run.folder / "run.json").read_bytes()
     try:
-        dead = [one.folder for one in courier.dead_runs()]
+        dead = [one.folder for one in worker.dead_runs()]
     finally:
         run.close()
     assert dead == ([run.folder] if status == "killed" else [])

@@ -22,11 +22,12 @@ import pytest
 from numpy.typing import NDArray
 
 import live
-from bestepoch import config, prepare
-from bestepoch.data import idx_bytes, load
-from bestepoch.project import UsageError
-from bestepoch.schema import Split
-from bestepoch.split import _moments, announce, split
+from bestepoch.base.config import compose
+from bestepoch.base.config.schema import Split
+from bestepoch.base.files import UsageError
+from bestepoch.components.data.split import idx_bytes, load
+from bestepoch.splitting import ensure
+from bestepoch.splitting.split import _moments, announce, split
 
 PROJECT = Path(__file__).resolve().parents[1]
 PARTS = ("train", "validation", "test")
@@ -371,8 +372,8 @@ def test_without_duplicates_there_is_no_warning(tmp_path, said):
 def said(monkeypatch):
     """What has been logged, however the package's logger is set up."""
     messages: list[str] = []
-    monkeypatch.setattr("bestepoch.split.log.info", lambda text, *values: messages.append(text % values))
-    monkeypatch.setattr("bestepoch.split.log.warning", lambda text, *values: messages.append(text % values))
+    monkeypatch.setattr("bestepoch.splitting.split.log.info", lambda text, *values: messages.append(text % values))
+    monkeypatch.setattr("bestepoch.splitting.split.log.warning", lambda text, *values: messages.append(text % values))
     return lambda: messages
 
 
@@ -555,7 +556,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def own_settings(*overrides: str) -> Any:
-    return config.checked(["data=mine", *overrides], False)[1]
+    return compose.checked(["data=mine", *overrides], False)[1]
 
 
 @pytest.fixture
@@ -567,16 +568,16 @@ def in_checkout(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_own_split_is_made_once(in_checkout):
-    made = prepare.split_for(own_settings("split.validation=256"))
+    made = ensure.split_for(own_settings("split.validation=256"))
     assert made.name == made.requested == "mine"
     assert made.folder.parent == in_checkout / "data/prepared"
     assert (made.classes, made.shape) == (256, (12, 20))
     before = {path.name: path.stat().st_mtime_ns for path in made.folder.iterdir()}
     shutil.move(in_checkout / "my", in_checkout / "elsewhere")  # there is nothing to fetch from now
     try:
-        again = prepare.split_for(own_settings("split.validation=256"))
+        again = ensure.split_for(own_settings("split.validation=256"))
         with pytest.raises(UsageError, match=r"my/files: train_images\.gz: no such file"):
-            prepare.split_for(own_settings("split.validation=300"))
+            ensure.split_for(own_settings("split.validation=300"))
     finally:
         shutil.move(in_checkout / "elsewhere", in_checkout / "my")
     assert again == made
@@ -586,8 +587,8 @@ def test_own_split_is_made_once(in_checkout):
 
 def test_each_split_has_its_own_folder(in_checkout):
     wanted = {"split.validation=256": 256, "split.validation=0.5": 768, "split.validation=300": 300}
-    made = {line: prepare.split_for(own_settings(line)) for line in wanted}
-    made["split.seed=4"] = prepare.split_for(own_settings("split.validation=300", "split.seed=4"))
+    made = {line: ensure.split_for(own_settings(line)) for line in wanted}
+    made["split.seed=4"] = ensure.split_for(own_settings("split.validation=300", "split.seed=4"))
     assert len({summary.folder for summary in made.values()}) == 4
     assert len({summary.checksum for summary in made.values()}) == 4
     for line, images in wanted.items():
@@ -602,9 +603,9 @@ def test_split_of_the_pipeline_is_used_where_it_is_the_one(in_checkout):
         about = json.loads((raw / "dataset.json").read_text())
         (raw / "dataset.json").write_text(json.dumps({**about, "requested": "mine"}))
         split(raw, in_checkout / "data/split", part_of(validation=300, seed=0))
-        assert prepare.split_for(own_settings("split.validation=300")).folder == in_checkout / "data/split"
+        assert ensure.split_for(own_settings("split.validation=300")).folder == in_checkout / "data/split"
         assert not (in_checkout / "data/prepared").exists()
-        assert prepare.split_for(own_settings("split.validation=256")).folder.parent == in_checkout / "data/prepared"
+        assert ensure.split_for(own_settings("split.validation=256")).folder.parent == in_checkout / "data/prepared"
     finally:
         shutil.rmtree(raw)
         for part in ("summary.json", *(f"{part}.npz" for part in PARTS)):
@@ -613,7 +614,7 @@ def test_split_of_the_pipeline_is_used_where_it_is_the_one(in_checkout):
 
 def test_no_pipeline_split(in_checkout):
     with pytest.raises(UsageError, match=r"^data/split/summary\.json is not there\. Make it with: dvc repro split$"):
-        prepare.pipeline_split()
+        ensure.pipeline_split()
 
 
 def test_training_on_a_data_set_of_ones_own(in_checkout):

@@ -19,7 +19,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 
 import live
-from bestepoch.jobs import waiting
+from bestepoch.sweeps.jobs import waiting
 
 pytestmark = pytest.mark.xdist_group("sweep")
 

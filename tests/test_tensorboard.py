@@ -14,8 +14,10 @@ import pytest
 from PIL import Image
 
 import live
-from bestepoch import config, data, figures
-from bestepoch.schema import Shift
+from bestepoch.base.config import compose
+from bestepoch.base.config.schema import Shift
+from bestepoch.components.data.split import Augment, order
+from bestepoch.evaluation import figures
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tensorboard")]
 TRAIN = (*live.SAMPLE, "model=mlp", "model.hidden=[1024,512]", "train.epochs=12", "tracking.mlflow=false")
@@ -93,9 +95,9 @@ def test_the_first_batch_is_shown_as_the_network_saw_it(project: Path, run: Path
         images = arrays["images"]
     import torch
 
-    index = data.order(0, 1, len(images))[:100]
-    menu = Shift(**config.checked([*TRAIN], False)[1].augment.model_dump())
-    seen = data.Augment(menu, 0, 1, len(images), torch.device("cpu"))(torch.from_numpy(images)[index], index)
+    index = order(0, 1, len(images))[:100]
+    menu = Shift(**compose.checked([*TRAIN], False)[1].augment.model_dump())
+    seen = Augment(menu, 0, 1, len(images), torch.device("cpu"))(torch.from_numpy(images)[index], index)
     assert not torch.equal(seen, torch.from_numpy(images)[index]), "not varied"
     sheet = image(value)
     assert step == 0 and sheet.shape == (2 * 10 * 30, 2 * 10 * 30)

@@ -18,10 +18,11 @@ import pytest
 from mlflow import MlflowClient
 
 import live
-from bestepoch import courier, project
-from bestepoch.journal import Journal, Row
-from bestepoch.run import Run
-from bestepoch.tracking_tensorboard import TensorBoardTracker
+from bestepoch.base import files
+from bestepoch.runs.journal import Journal, Row
+from bestepoch.runs.run import Run
+from bestepoch.tracking import worker
+from bestepoch.tracking.tensorboard.run import TensorBoardTracker
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("trackers_down")]
 
@@ -110,7 +111,7 @@ def test_no_password_is_shown_or_written_down(untold: Untold) -> None:
     ],
 )
 def test_what_is_shown_of_an_address(address: str, shown: str) -> None:
-    assert project.public(address) == shown
+    assert files.public(address) == shown
 
 
 class Moody:
@@ -148,12 +149,12 @@ def until(condition: Callable[[], bool]) -> None:
 def test_each_time_it_goes_down_there_is_one_warning_and_later_no_gap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(courier, "EVERY_SECONDS", 0.01)
-    monkeypatch.setattr(courier, "LONGEST_PAUSE", 0.05)
-    monkeypatch.setattr(courier, "CHUNK", 7)
+    monkeypatch.setattr(worker, "EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(worker, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(worker, "CHUNK", 7)
     monkeypatch.setattr(logging.getLogger("bestepoch"), "propagate", True)
     journal, tracker = Journal(tmp_path), Moody()
-    brought = courier.Delivery(tracker, tmp_path)
+    brought = worker.Delivery(tracker, tmp_path)
     brought.start()
     for done, down, warnings in ((0, False, 0), (20, True, 1), (40, False, 1), (60, True, 2)):
         tracker.down, tracker.refused = down, 0
@@ -238,7 +239,7 @@ def test_a_part_that_is_missing_is_added_and_no_more(run: Path, monkeypatch: pyt
     (run / "epochs.csv").write_text("".join(lines["epochs.csv"][:2]))
     monkeypatch.chdir(run.parents[1])
     tracker = TensorBoardTracker(Run.read(run))
-    assert courier.catch_up(tracker, run, tracker.place)
+    assert worker.catch_up(tracker, run, tracker.place)
     tracker.close("killed")
     assert [len(live.tensorboard_points(run)[key]) for key in ("lr", "val/loss")] == [61, 1]
     for name, text in lines.items():

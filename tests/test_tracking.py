@@ -18,11 +18,14 @@ import yaml
 from mlflow import MlflowClient
 
 import live
-from bestepoch import config, schedule, tracking
-from bestepoch.journal import Row
-from bestepoch.run import Run
-from bestepoch.tracking_evaluation import record_evaluation
-from bestepoch.tracking_mlflow import MlflowTracker
+from bestepoch.base.config import compose
+from bestepoch.components.schedules.learning_rate import learning_rate
+from bestepoch.components.schedules.learning_rate import plan as learning_rate_plan
+from bestepoch.runs.journal import Row
+from bestepoch.runs.run import Run
+from bestepoch.tracking.mlflow import store
+from bestepoch.tracking.mlflow.evaluation import record_evaluation
+from bestepoch.tracking.mlflow.run import MlflowTracker
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tracking")]  # one process, so one training for all tests
 
@@ -119,9 +122,9 @@ def test_the_learning_rate_is_the_one_that_the_update_used(trained: Trained) -> 
             oracle.step()
     logged = [value for _, value in trained.points["lr"]]
     assert logged == pytest.approx(used, rel=1e-12, abs=1e-15)
-    with_settings = config.checked([*TRAIN], False)[1]
-    plan = schedule.plan(trained.images, with_settings.train)
-    assert logged == [schedule.learning_rate(with_settings.scheduler, 0.01, plan, i + 1) for i in range(updates)]
+    with_settings = compose.checked([*TRAIN], False)[1]
+    plan = learning_rate_plan(trained.images, with_settings.train)
+    assert logged == [learning_rate(with_settings.scheduler, 0.01, plan, i + 1) for i in range(updates)]
     # and the epoch's row has that of its last update
     epochs = live.table(trained.folder / "epochs.csv")
     assert [float(row["lr"]) for row in epochs] == [logged[updates // 2 - 1], logged[-1]]
@@ -158,7 +161,7 @@ def test_parameters_and_the_config_artifact_are_the_resolved_configuration(train
     assert {key: params.get(key) for key in wanted} == wanted
     path = trained.client.download_artifacts(trained.run.info.run_id, "config.yaml", str(tmp_path))
     stored = yaml.safe_load(Path(path).read_text())
-    settings = config.checked([*TRAIN], False)[1]
+    settings = compose.checked([*TRAIN], False)[1]
     assert stored == settings.training()
     named = {key.removesuffix(".name") if key != "device.name" else key: v for key, v in leaves(stored).items()}
     assert params == {key: str(value) for key, value in named.items() if value is not None}
@@ -334,7 +337,8 @@ def test_evaluation_logs_one_model_with_signature_and_example(trained: Trained, 
 def test_the_logged_model_predicts_what_the_network_predicts(trained: Trained, evaluated: Evaluated) -> None:
     import mlflow
 
-    from bestepoch import model, schema
+    from bestepoch.base.config import schema
+    from bestepoch.components.models import networks
 
     (split,) = (trained.project / "data/prepared").glob("mnist_sample-*")
     with np.load(split / "test.npz") as arrays:
@@ -352,7 +356,7 @@ def test_the_logged_model_predicts_what_the_network_predicts(trained: Trained, e
         dropout=0.0,
         tta_shift=0,
     )
-    network = model.build(menu, (28, 28), 10, summary["pixel_mean"], summary["pixel_std"])
+    network = networks.build(menu, (28, 28), 10, summary["pixel_mean"], summary["pixel_std"])
     checkpoint = torch.load(trained.folder / f"checkpoints/epoch-{best:04d}.pt", weights_only=True)
     network.load_state_dict(checkpoint["network"])
     network.eval()
@@ -439,7 +443,7 @@ def test_the_store_is_named_by_mlflow_tracking_uri(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     if given is not None:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
-    assert tracking.store_uri() == used.format(project=tmp_path, here=here)
+    assert store.store_uri() == used.format(project=tmp_path, here=here)
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 import live
-from bestepoch import ui
-from bestepoch.project import UsageError
+from bestepoch.base.files import UsageError
+from bestepoch.cli import servers
 
 pytestmark = pytest.mark.xdist_group("ui")
 
@@ -34,26 +34,26 @@ def taken() -> socket.socket:
 @pytest.mark.parametrize("name", ["PORT", "TENSORBOARD_PORT"])
 def test_what_is_no_port_is_said(name: str, given: str) -> None:
     with pytest.raises(UsageError, match=f"^{name} = {given} is not allowed: must be from 1 to 65535"):
-        ui._ports([f"{name}={given}"])
+        servers._ports([f"{name}={given}"])
 
 
 def test_a_port_in_use_is_said_when_asked_for_and_passed_over_when_not(monkeypatch: pytest.MonkeyPatch) -> None:
     with taken() as listener:
         busy = listener.getsockname()[1]
         with pytest.raises(UsageError, match=f"PORT = {busy} is in use"):
-            ui._ports([f"PORT={busy}"])
-    monkeypatch.setattr(ui, "_free", lambda port: port not in (5000, 5001, 6006))
-    assert ui._ports([]) == ["5002", "6007"]
-    assert ui._ports(["PORT=6007"]) == ["6007", "6008"], "not the same for both"
-    assert ui._ports(["TENSORBOARD_PORT=7000"]) == ["5002", "7000"]
+            servers._ports([f"PORT={busy}"])
+    monkeypatch.setattr(servers, "_free", lambda port: port not in (5000, 5001, 6006))
+    assert servers._ports([]) == ["5002", "6007"]
+    assert servers._ports(["PORT=6007"]) == ["6007", "6008"], "not the same for both"
+    assert servers._ports(["TENSORBOARD_PORT=7000"]) == ["5002", "7000"]
     with pytest.raises(UsageError, match="both 7000"):
-        ui._ports(["PORT=7000", "TENSORBOARD_PORT=7000"])
+        servers._ports(["PORT=7000", "TENSORBOARD_PORT=7000"])
 
 
 @pytest.mark.parametrize("argument", ["5001", "port=5001", "PROT=5001", "--port=5001"])
 def test_what_is_not_understood_is_not_passed_over(argument: str) -> None:
     with pytest.raises(UsageError, match=f"^{argument} is not understood. There are PORT and TENSORBOARD_PORT"):
-        ui._ports([argument])
+        servers._ports([argument])
 
 
 def answers(url: str) -> bool:

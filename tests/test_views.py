@@ -15,9 +15,9 @@ import pytest
 from mlflow import MlflowClient
 
 import live
-from bestepoch import project as projects
-from bestepoch import tracking_views
-from bestepoch.tracking_mlflow import note
+from bestepoch.base import files
+from bestepoch.tracking.mlflow.run import note
+from bestepoch.tracking.mlflow.views import BEST_EPOCHS, DESCRIPTION, LEARNING_CURVES, furnish
 
 pytestmark = pytest.mark.xdist_group("views")
 QUICK = (*live.SAMPLE, "train.epochs=20", "tracking.tensorboard=false")  # seconds, in which its machine is watched
@@ -97,14 +97,14 @@ def test_the_experiment_is_described_and_has_two_views(client: MlflowClient) -> 
 
 def test_views_are_written_once_and_what_a_person_made_of_them_stays(client: MlflowClient) -> None:
     number = client.create_experiment("another", tags={NOTE: "ours"})
-    tracking_views.furnish(client, client.get_experiment(number))
+    furnish(client, client.get_experiment(number))
     tags = client.get_experiment(number).tags
     assert tags[NOTE] == "ours" and sum(key.startswith(VIEW) for key in tags) == 2
-    client.delete_experiment_tag(number, VIEW + tracking_views.BEST_EPOCHS)
-    client.set_experiment_tag(number, VIEW + tracking_views.LEARNING_CURVES, "changed")
+    client.delete_experiment_tag(number, VIEW + BEST_EPOCHS)
+    client.set_experiment_tag(number, VIEW + LEARNING_CURVES, "changed")
     before = client.get_experiment(number).tags
     assert before != tags
-    tracking_views.furnish(client, client.get_experiment(number))
+    furnish(client, client.get_experiment(number))
     assert client.get_experiment(number).tags == before
 
 
@@ -118,7 +118,7 @@ def test_runs_that_begin_at_the_same_moment_all_furnish_their_experiment(tmp_pat
 
         def begin(client: MlflowClient, bare: Any = bare, together: threading.Barrier = together) -> None:
             together.wait()
-            tracking_views.furnish(client, bare)
+            furnish(client, bare)
 
         with ThreadPoolExecutor(len(clients)) as threads:
             list(threads.map(begin, clients))  # which raises what one of them did
@@ -201,11 +201,11 @@ def test_a_description_is_renewed_until_a_person_edits_it(client: MlflowClient) 
     ],
 )
 def test_a_commit_is_a_link_where_the_remote_is_a_server(remote: str, url: str | None) -> None:
-    assert projects.commit_url(remote, "abc") == url
+    assert files.commit_url(remote, "abc") == url
 
 
 def test_runs_are_found_as_the_description_says(client: MlflowClient) -> None:
-    filters = re.findall(r"`((?:metrics|params|tags)\.[^`]+)`", tracking_views.DESCRIPTION)
+    filters = re.findall(r"`((?:metrics|params|tags)\.[^`]+)`", DESCRIPTION)
     assert len(filters) == 2
     number = client.create_experiment("found")
     run = client.create_run(number, tags={"sweep": "<name>"}).info.run_id

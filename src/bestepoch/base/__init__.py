@@ -1,0 +1,1 @@
+"""Paths, safe files, errors, signals and configuration. Imports nothing else of the package."""

@@ -1,0 +1,1 @@
+"""What decides the numbers and is read by training and evaluation alike. Imports `base` and `cli`."""

@@ -1,0 +1,1 @@
+"""The split on the disk, the order of an epoch and augmentation."""

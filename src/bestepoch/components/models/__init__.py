@@ -1,0 +1,1 @@
+"""Networks, inference and the model file."""

@@ -1,0 +1,1 @@
+"""The arithmetic of epochs, learning rates and early stopping."""

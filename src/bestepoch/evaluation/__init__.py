@@ -1,0 +1,1 @@
+"""Chooses the best epoch, tests it and reports. Imports `tracking`, `runs` and below; never `training`."""

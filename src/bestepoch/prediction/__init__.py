@@ -1,0 +1,1 @@
+"""Classifies picture files with a finished model. Imports `tracking`, `runs` and below."""

@@ -1,0 +1,1 @@
+"""Multiruns, their tables, studies and presets. Imports everything below the commands."""

@@ -1,0 +1,1 @@
+"""Brings journals to MLflow and TensorBoard. Imports `runs` and below; never `training`."""

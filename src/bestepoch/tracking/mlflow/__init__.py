@@ -1,0 +1,1 @@
+"""Runs, evaluations, models, sweeps and views in MLflow."""

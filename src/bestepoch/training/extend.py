@@ -1,0 +1,137 @@
+"""What a new run owes to an earlier one: the epochs that both have in common, or a word on why there are none."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from bestepoch.base import files
+from bestepoch.base.config.schema import Settings, Train
+from bestepoch.base.files import UsageError
+from bestepoch.components.schedules.learning_rate import Plan, learning_rate
+from bestepoch.components.schedules.learning_rate import plan as learning_rate_plan
+from bestepoch.evaluation.selection import stop_reason
+from bestepoch.runs.journal import read
+from bestepoch.runs.run import Run, flat
+
+log = logging.getLogger("bestepoch")
+SHOWN = 6  # differences named in a message
+
+
+def begin(run: Run, settings: Settings, plan: Plan) -> None:
+    """Give a new run the epochs of one that was the same but planned shorter; else say what keeps it from going on.
+
+    A kill on the way costs nothing: the state to go on from comes last, and without it training writes the same
+    rows anew.
+    """
+    earlier = sorted(_others(run), key=lambda other: other.info["started"], reverse=True)
+    for other in earlier:
+        if _lineage(other) == _lineage(run) and _take_over(run, other, settings, plan):
+            return
+    if earlier and earlier[0].status in ("running", "killed") and _idle(earlier[0]):
+        named = changes(earlier[0], run)
+        more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
+        log.info("new      %s stays as it was interrupted; different now: %s%s",
+                 files.relative(earlier[0].folder), ", ".join(named[:SHOWN]), more)  # fmt: skip
+
+
+def changes(before: Run, now: Run) -> list[str]:
+    """What differs in all that a run's identity is made of, in words."""
+    old, new = flat(before.info["config"]), flat(now.info["config"])
+    said = [f"{key} {old.get(key)} → {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
+    if before.info["data"]["checksum"] != now.info["data"]["checksum"]:
+        said.append("the data's checksum")
+    code, now_code = before.info["code"], now.info["code"]
+    return said + [f"the code of {name}.py" for name in {**code, **now_code} if code.get(name) != now_code.get(name)]
+
+
+def _others(run: Run) -> Iterator[Run]:
+    for path in run.folder.parent.glob("*/run.json"):
+        if path.parent != run.folder:
+            with contextlib.suppress(UsageError):
+                yield Run.read(path.parent)
+
+
+def _lineage(run: Run) -> str:
+    """Equal for runs that differ only in when they are to end."""
+    config = {key: value for key, value in run.info["config"].items() if key != "stopping"}
+    config["train"] = {"batch_size": config["train"]["batch_size"]}
+    return files.digest(config, run.info["data"]["checksum"], run.info["code"])
+
+
+def _idle(run: Run) -> bool:
+    if not run.lock():
+        return False
+    run.close()
+    return True
+
+
+def _take_over(run: Run, other: Run, settings: Settings, plan: Plan) -> bool:
+    """Whether ``other`` was planned shorter and has epochs for ``run``, which then has them."""
+    shorter = learning_rate_plan(plan.images, Train(**other.info["config"]["train"]))
+    same = other.info["fingerprint"] == run.info["fingerprint"]  # finished; asked for again, it is trained again
+    if shorter.iterations > plan.iterations or same or not other.lock():
+        return False
+    try:
+        path, done = _state(other.folder, plan)
+        epochs = [row for row in read(other.folder / "epochs.csv") if row["iteration"] <= done]
+        begun = math.ceil(done / plan.per_epoch)
+        if path is None or any(stop_reason(epochs[:n], settings.stopping) for n in range(1, begun)):
+            return False
+        menu, peak = settings.scheduler, settings.optimizer.lr
+        for iteration in range(1, done + 1):
+            before, now = (learning_rate(menu, peak, p, iteration) for p in (shorter, plan))
+            if before != now:
+                log.info(
+                    "new      %s has trained this for %s, but scheduler=%s spreads the learning rate over the planned "
+                    "epochs (iteration %s would have used %.3g, not %.3g): training starts from the beginning. "
+                    "constant, step, exponential and plateau can be continued.",
+                    files.relative(other.folder), f"{done:,} iterations", menu.name, f"{iteration:,}", now, before,
+                )  # fmt: skip
+                return False
+        for name in ("iterations.csv", "epochs.csv"):
+            _copy_rows(other.folder / name, run.folder / name, done)
+        for row in epochs:
+            _link(other.folder, run.folder, f"checkpoints/epoch-{row['epoch']:04.0f}.pt")
+        _link(other.folder, run.folder, str(path.relative_to(other.folder)))
+    finally:
+        other.close()
+    run.update(continues={"run": other.name, "iteration": done})
+    log.info("begins   with the %s iterations of %s", f"{done:,}", files.relative(other.folder))
+    return True
+
+
+def _state(folder: Path, plan: Plan) -> tuple[Path | None, int]:
+    """The newest state that a longer training passes through, and its iteration.
+
+    One at the end of a cut epoch is none: there the longer training would go on with the epoch.
+    """
+    from bestepoch.runs import checkpoint
+
+    for path in checkpoint.states(folder):
+        with contextlib.suppress(UsageError):
+            state = checkpoint.load(path)
+            if state["iteration"] % plan.per_epoch == 0 or not state["evaluated"]:
+                return path, int(state["iteration"])
+    return None, 0
+
+
+def _copy_rows(source: Path, target: Path, last: int) -> None:
+    """The header and the rows up to iteration ``last``."""
+    header, *lines = source.read_text().splitlines(keepends=True)
+    column = header.strip().split(",").index("iteration")
+    files.write_atomic(target, header + "".join(line for line in lines if int(line.split(",")[column]) <= last))
+
+
+def _link(source: Path, target: Path, name: str) -> None:
+    """Checkpoints are never changed in place, so that two runs may share one; where links are not possible, a copy."""
+    (target / name).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source / name, target / name)
+    except OSError:
+        shutil.copyfile(source / name, target / name)
