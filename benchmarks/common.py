@@ -44,7 +44,7 @@ def project(where: Path | None, data: str) -> Iterator[Path]:
         for file in ("params.yaml", "dvc.yaml"):
             shutil.copy(CHECKOUT / file, folder)
         with contextlib.chdir(folder):
-            split = ensure.split_for(compose.checked([f"data={data}"], False)[1])
+            split = ensure.ensure_split(compose.load_config([f"data={data}"], False)[1])
         if split.offline_sample:
             sys.exit(f"{data} cannot be had, and the sample would give other figures; ask for it: --data mnist_sample")
         MlflowClient(tracking_uri=f"sqlite:///{folder / 'empty.db'}")

@@ -99,17 +99,18 @@ def command(folder: Path, stage: str, given: list[str]) -> str:
 def tested(folder: Path, run: Path, epochs: int, data_name: str, device: str = "cpu") -> list[float]:
     """Test accuracy after each epoch, looked at when all is chosen: to say when 99 % was passed."""
     from bestepoch.base.config import compose
-    from bestepoch.components.data.split import load
-    from bestepoch.components.models import model_file
+    from bestepoch.components.data.split import load_part
+    from bestepoch.components.models import inference, model_file
     from bestepoch.runs.run import Run
     from bestepoch.splitting import ensure
-    from bestepoch.training import loop
 
     with contextlib.chdir(folder):
-        images, labels = load(ensure.split_for(compose.checked([f"data={data_name}"], False)[1]).folder, "test")
-        models = (model_file.chosen_model(Run.read(run), run, epoch) for epoch in range(1, epochs + 1))
-        logits = (loop.predict(model_file.restored(model).to(device), images) for model in models)
-        return [loop.score(found, labels).accuracy for found in logits]
+        images, labels = load_part(
+            ensure.ensure_split(compose.load_config([f"data={data_name}"], False)[1]).folder, "test"
+        )
+        models = (model_file.make_model_file(Run.read(run), run, epoch) for epoch in range(1, epochs + 1))
+        logits = (inference.predict(model_file.restore_network(model).to(device), images) for model in models)
+        return [inference.score_examples(found, labels).accuracy for found in logits]
 
 
 def published(folder: Path, options: argparse.Namespace) -> float:
@@ -121,12 +122,12 @@ def published(folder: Path, options: argparse.Namespace) -> float:
     from torch.utils.data import DataLoader, Dataset
 
     from bestepoch.base.config import compose
-    from bestepoch.components.data.split import load
+    from bestepoch.components.data.split import load_part
     from bestepoch.splitting import ensure
 
     with contextlib.chdir(folder):
-        split = ensure.split_for(compose.checked([f"data={options.data}"], False)[1]).folder
-    parts = [load(split, part) for part in ("train", "validation")]
+        split = ensure.ensure_split(compose.load_config([f"data={options.data}"], False)[1]).folder
+    parts = [load_part(split, part) for part in ("train", "validation")]
     # it holds none out
     whole = [torch.cat([part[i] for part in parts])[: options.their_images] for i in (0, 1)]
 
@@ -155,7 +156,7 @@ def published(folder: Path, options: argparse.Namespace) -> float:
     network.eval()
     right, loss = 0, 0.0  # which it prints
     with torch.no_grad():
-        for inputs, targets in DataLoader(Images(*load(split, "test")), 1000):
+        for inputs, targets in DataLoader(Images(*load_part(split, "test")), 1000):
             outputs = network(inputs)
             loss += functional.nll_loss(outputs, targets, reduction="sum").item()
             right += int((outputs.argmax(1) == targets).sum())

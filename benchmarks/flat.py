@@ -57,11 +57,11 @@ def record(iterations: int, rate: int) -> None:
     from bestepoch.runs.journal import Journal
     from bestepoch.runs.run import Run
     from bestepoch.splitting import ensure
-    from bestepoch.tracking.client import Deliveries
+    from bestepoch.tracking.client import RunTracking
 
-    settings = compose.checked(["data=mnist_sample", "tracking.drain_seconds=36000"], False)[1]
-    run = Run.open(settings, ensure.split_for(settings), "cpu", [])
-    journal, deliveries = Journal(run.folder), Deliveries(settings.tracking, run)
+    settings = compose.load_config(["data=mnist_sample", "tracking.drain_seconds=36000"], False)[1]
+    run = Run.open(settings, ensure.ensure_split(settings), "cpu", [])
+    journal, deliveries = Journal(run.folder), RunTracking(settings.tracking, run)
     values = [(random.random(), random.random()) for _ in range(WINDOW)]  # as many digits as real ones have
     windows = []
     begin = time.monotonic()
@@ -70,7 +70,7 @@ def record(iterations: int, rate: int) -> None:
             time.sleep(max(begin + first / rate - time.monotonic(), 0))
         start = time.thread_time()
         for iteration, (loss, lr) in enumerate(values, first):
-            journal.iteration(iteration, 1, loss, lr)
+            journal.log_iteration(iteration, 1, loss, lr)
         windows.append(time.thread_time() - start)
     journal.close()
     run.info.update(status="finished", ended=time.time())

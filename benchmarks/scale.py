@@ -157,13 +157,13 @@ def begun(place: str) -> Any:
     """A tracker with a run of its own in a store."""
     from bestepoch.runs.run import Run
     from bestepoch.tracking.mlflow.run import MlflowTracker
-    from bestepoch.tracking.mlflow.store import client
+    from bestepoch.tracking.mlflow.store import make_client
 
     os.environ["MLFLOW_TRACKING_URI"] = place
     made = MlflowTracker(Run(Path.cwd(), {"status": "finished"}), EXPERIMENT)
-    made.client = client(place)
+    made.client = make_client(place)
     experiment = made.client.get_experiment_by_name(EXPERIMENT).experiment_id
-    made.place["run_id"] = made.client.create_run(experiment).info.run_id
+    made.cursor["run_id"] = made.client.create_run(experiment).info.run_id
     return made
 
 
@@ -175,7 +175,7 @@ def rate(place: str, points: int, write: Callable[[Any, list[Any]], None], runs:
         list(pool.map(write, trackers, [journal] * runs))
         seconds = time.monotonic() - started
     for tracker in trackers:
-        _arrived(place, tracker.place["run_id"], points)
+        _arrived(place, tracker.cursor["run_id"], points)
     return runs * points / seconds
 
 
@@ -186,17 +186,17 @@ def batches(place: str, points: int, runs: int = 1) -> float:
 
 def bulk(place: str, points: int) -> float:
     """Into PostgreSQL by COPY, which bestepoch does not do: what the database itself takes."""
-    from bestepoch.tracking.worker import CHUNK
+    from bestepoch.tracking.cursor import MAX_ROWS_IN_MEMORY
 
     def write(tracker: Any, made: list[Any]) -> None:
         import psycopg2
 
-        run_id = tracker.place["run_id"]
+        run_id = tracker.cursor["run_id"]
         with contextlib.closing(psycopg2.connect(place.replace("+psycopg2", ""))) as connection:
-            for i in range(0, len(made), CHUNK):
+            for i in range(0, len(made), MAX_ROWS_IN_MEMORY):
                 lines = (
                     f"{run_id}\t{k}\t{r[k]!r}\t{round(r['time'] * 1000)}\t{r['iteration']}\tf\n"
-                    for r in made[i : i + CHUNK]
+                    for r in made[i : i + MAX_ROWS_IN_MEMORY]
                     for k in KEYS
                 )
                 with connection, connection.cursor() as cursor:
@@ -223,9 +223,9 @@ def _arrived(place: str, run_id: str, points: int) -> None:
 
 def request(place: str) -> float:
     """Milliseconds of the smallest request there is, one after the other."""
-    from bestepoch.tracking.mlflow.store import client
+    from bestepoch.tracking.mlflow.store import make_client
 
-    asked = client(place)
+    asked = make_client(place)
     asked.get_experiment("0")
     started = time.monotonic()
     for _ in range(10):
@@ -270,11 +270,11 @@ def register(folder: Path, places: dict[str, Any], info: dict[str, Any], runs: i
     Returns:
         bytes a run in each database, with its ten points.
     """
-    from bestepoch.tracking.mlflow.store import client
+    from bestepoch.tracking.mlflow.store import make_client
 
     out = {}
     for name in ("sqlite", "postgres"):
-        mlflow = client(places[name])
+        mlflow = make_client(places[name])
         mlflow.create_experiment(EXPERIMENT, artifact_location=(folder / "files" / name).as_uri())
         run_id = made(places[name], info, EXPERIMENT)
         before = database_bytes(folder, places, name)
@@ -301,7 +301,7 @@ def made(place: str, info: dict[str, Any], experiment: str) -> str:
     tracker.open()
     tracker.write(rows(2), [epoch, epoch | {"epoch": 2}])
     tracker.close("finished")
-    return str(tracker.place["run_id"])
+    return str(tracker.cursor["run_id"])
 
 
 def making(place: str, info: dict[str, Any]) -> float:
@@ -358,9 +358,9 @@ def point_bytes(folder: Path, places: dict[str, Any], name: str) -> float:
 
 def listed(place: str, runs: int) -> float:
     """Seconds until MLflow's client has them all, with parameters, tags and latest values."""
-    from bestepoch.tracking.mlflow.store import client
+    from bestepoch.tracking.mlflow.store import make_client
 
-    asked = client(place)
+    asked = make_client(place)
     experiment = asked.get_experiment_by_name(EXPERIMENT).experiment_id
     started = time.monotonic()
     found = asked.search_runs([experiment], "attributes.status = 'FINISHED'", max_results=max(runs, 1))
@@ -379,8 +379,8 @@ def opened(folder: Path, runs: int) -> float:
     from bestepoch.runs.run import Run
     from bestepoch.splitting import ensure
 
-    settings = compose.checked(["data=mnist_sample"], False)[1]
-    split = ensure.split_for(settings.model_copy(update={"seed": runs}))
+    settings = compose.load_config(["data=mnist_sample"], False)[1]
+    split = ensure.ensure_split(settings.model_copy(update={"seed": runs}))
     settings = settings.model_copy(update={"seed": time.monotonic_ns() % 10**9})
     started = time.monotonic()
     run = Run.open(settings, split, "cpu", ["as=benchmark"])
@@ -392,11 +392,11 @@ def opened(folder: Path, runs: int) -> float:
 
 def looked_through(folder: Path, place: str, runs: int) -> float:
     """Seconds in which the process beside training looks for runs that died."""
-    from bestepoch.tracking.worker import dead_runs
+    from bestepoch.tracking.worker import stale_runs
 
     os.environ["MLFLOW_TRACKING_URI"] = place
     started = time.monotonic()
-    found = [run for run in dead_runs() if run.info.get("fingerprint") == "another"]
+    found = [run for run in stale_runs() if run.info.get("fingerprint") == "another"]
     if found or len([*(folder / "runs").glob("*/run.json")]) != runs + 1:
         raise ValueError("not the runs that were made")
     return time.monotonic() - started
@@ -408,7 +408,7 @@ def looked_through(folder: Path, place: str, runs: int) -> float:
 def images(folder: Path, count: int) -> tuple[Path, Path]:
     """Two raw data sets of MNIST's form and their splits, the second with twice as many images; no two are equal."""
     from bestepoch.base.config import compose
-    from bestepoch.splitting.split import split
+    from bestepoch.splitting.split import split_data
 
     made = folder / "images-1", folder / "images-2"
     for factor, out in enumerate(made, 1):
@@ -426,7 +426,7 @@ def images(folder: Path, count: int) -> tuple[Path, Path]:
         about = {"name": "drawn", "requested": "drawn", "source": "drawn"}
         files = {"files": {role: {"name": name} for role, name in IMAGES.items()}}
         (out / "raw/dataset.json").write_text(json.dumps(about | files))
-        split(out / "raw", out / "split", compose.checked([], False)[1].split)
+        split_data(out / "raw", out / "split", compose.load_config([], False)[1].split)
     return made
 
 
@@ -460,24 +460,26 @@ def alone(what: str, place: Path) -> None:
     """Do one thing and print the process's peak memory in bytes."""
     if what == "split":
         from bestepoch.base.config import compose
-        from bestepoch.splitting.split import split
+        from bestepoch.splitting.split import split_data
 
-        split(place / "raw", place / "again", compose.checked([], False)[1].split)
+        split_data(place / "raw", place / "again", compose.load_config([], False)[1].split)
     elif what == "load":
         import torch
 
         from bestepoch.base.config import compose
-        from bestepoch.components.data.split import Augment, load, order
+        from bestepoch.components.data.augment import Augment
+        from bestepoch.components.data.order import epoch_permutation
+        from bestepoch.components.data.split import load_part
 
-        held = [load(place / "split", part) for part in ("train", "validation")]
-        menu = compose.checked(["augment=shift"], False)[1].augment
+        held = [load_part(place / "split", part) for part in ("train", "validation")]
+        menu = compose.load_config(["augment=shift"], False)[1].augment
         count = len(held[0][0])
-        kept = order(0, 1, count), Augment(menu, 0, 1, count, torch.device("cpu"))
+        kept = epoch_permutation(0, 1, count), Augment(menu, 0, 1, count, torch.device("cpu"))
         assert len(kept[0]) == count
     else:
-        from bestepoch.runs.journal import columns
+        from bestepoch.runs.tables import read_columns
 
-        columns(place)
+        read_columns(place)
     # not resource.getrusage, which begins with the peak of the process that started this one
     print(1024 * int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]))
 

@@ -70,26 +70,33 @@ class Loop:
         import torch
 
         from bestepoch.components.data import split
-        from bestepoch.components.data.split import load
+        from bestepoch.components.data.split import classes, load_part, shape
+        from bestepoch.components.data.split import folder as split_folder
+        from bestepoch.components.data.split import values as split_values
         from bestepoch.components.models import networks
         from bestepoch.training import cuda_graph, loop, optimizers
-        from bestepoch.training.device import choose_device
-        from bestepoch.training.precision import settled, trained_as
+        from bestepoch.training.device import choose_device, resolve_auto, wrap_for_training
 
-        self.torch, self.data, self.loop, self.optimizers, self.trained_as = torch, split, loop, optimizers, trained_as
+        self.torch, self.data, self.loop, self.optimizers, self.trained_as = (
+            torch,
+            split,
+            loop,
+            optimizers,
+            wrap_for_training,
+        )
         self.graph = cuda_graph
         with contextlib.chdir(folder):
-            self.settings = compose.checked([f"data={data_name}", f"device.name={device}"], False)[1]
-            split = ensure.split_for(self.settings)
-        self.device = choose_device(self.settings.device)
-        self.settings = settled(self.settings, self.device)
-        self.precision = self.settings.device.precision
-        parts = [load(split.folder, part) for part in ("train", "validation")]
+            self.config = compose.load_config([f"data={data_name}", f"device.name={device}"], False)[1]
+            split = ensure.ensure_split(self.config)
+        self.device = choose_device(self.config.device)
+        self.config = resolve_auto(self.config, self.device)
+        self.precision = self.config.device.precision
+        parts = [load_part(split_folder, part) for part in ("train", "validation")]
         self.images, self.labels = (torch.cat([part[i] for part in parts]).to(self.device) for i in (0, 1))
-        values = split.values
-        torch.manual_seed(self.settings.seed)
-        self.network = networks.build(
-            self.settings.model, split.shape, split.classes, values["pixel_mean"], values["pixel_std"]
+        values = split_values
+        torch.manual_seed(self.config.seed)
+        self.network = networks.build_network(
+            self.config.model, shape, classes, values["pixel_mean"], values["pixel_std"]
         ).to(self.device)
 
     def seconds(self, images: int, batch_size: int, updates: int | None = None, **way: Any) -> tuple[float, int]:
@@ -99,16 +106,16 @@ class Loop:
             way: settings of the device that are others than the experiment's.
         """
         network = copy.deepcopy(self.network)
-        optimizer = self.optimizers.build(self.settings.optimizer, network)
+        optimizer = self.optimizers.build(self.config.optimizer, network)
         weights = tuple(p for p in network.parameters() if p.ndim > 1)
-        objective = self.loop.Objective(self.settings.loss.label_smoothing, self.settings.optimizer.l1, weights)
-        lr = self.settings.optimizer.lr / 100
-        device = self.settings.device.model_copy(update=way)
+        objective = self.loop.Objective(self.config.loss.label_smoothing, self.config.optimizer.l1, weights)
+        lr = self.config.optimizer.lr / 100
+        device = self.config.device.model_copy(update=way)
         trained = self.trained_as(device, network)
         graph = self.graph.Graph(batch_size, network.parameters()) if device.cuda_graphs is True else None
 
         def train(epoch: int, images: int, updates: int | None) -> int:
-            augment = self.data.Augment(self.settings.augment, 0, epoch, images, self.device)
+            augment = self.data.Augment(self.config.augment, 0, epoch, images, self.device)
             order = self.data.order(0, epoch, images).to(self.device)
             batches = self.torch.split(order, batch_size)[:updates]
             self.loop.train_epoch(
@@ -157,7 +164,7 @@ class Loop:
 def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """All that one process can tell; the rounds go through everything, so that a slow moment is not one point's."""
     loop = Loop(folder, options.data)
-    batch = loop.settings.train.batch_size
+    batch = loop.config.train.batch_size
     pace: dict[str, list[float]] = {str(size): [] for size in options.batch_sizes}
     epoch: dict[str, list[float]] = {str(n): [] for n in options.images if n <= len(loop.images)}
     ways: dict[str, list[float]] = {way: [] for way in options.ways}

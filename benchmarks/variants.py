@@ -22,9 +22,10 @@ from typing import Any
 
 import common
 
-from bestepoch.base.config.schema import Settings
+from bestepoch.base.config.schema import Config
 from bestepoch.cli.launch import launch
-from bestepoch.components.schedules.learning_rate import learning_rate, plan
+from bestepoch.components.schedules.learning_rate import learning_rate
+from bestepoch.components.schedules.plan import make_plan
 from bestepoch.splitting import ensure
 from bestepoch.training import session
 
@@ -32,33 +33,31 @@ from bestepoch.training import session
 class Task:
     """What training needs, in memory, and PyTorch warmed up on a copy of it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Config) -> None:
         # imported here: bestepoch starts its trackers beside these imports, and is measured as it is
         import torch
 
-        from bestepoch.components.data.split import load
         from bestepoch.components.models import networks
         from bestepoch.training import optimizers
-        from bestepoch.training.device import choose_device
-        from bestepoch.training.precision import settled, trained_as
+        from bestepoch.training.device import choose_device, resolve_auto, wrap_for_training
 
-        self.split, self.device = ensure.split_for(settings), choose_device(settings.device)
-        self.settings = settings = settled(settings, self.device)
+        self.split, self.device = ensure.ensure_split(settings), choose_device(settings.device)
+        self.config = settings = resolve_auto(settings, self.device)
         values = self.split.values
-        self.plan = plan(values["sizes"]["train"], settings.train)
-        self.images, self.labels = load(self.split.folder, "train")
-        self.held_images, self.held_labels = load(self.split.folder, "validation")
+        self.plan = make_plan(values["sizes"]["train"], settings.train)
+        self.images, self.labels = load_part(self.split.folder, "train")
+        self.held_images, self.held_labels = load_part(self.split.folder, "validation")
         torch.manual_seed(settings.seed)
-        self.network = networks.build(
+        self.network = networks.build_network(
             settings.model, self.split.shape, self.split.classes, values["pixel_mean"], values["pixel_std"]
         )
-        self.trained = trained_as(settings.device, self.network)
-        self.trained_body = trained_as(settings.device, self.network.body)
-        self.optimizer = optimizers.build(settings.optimizer, self.network)
+        self.trained = wrap_for_training(settings.device, self.network)
+        self.trained_body = wrap_for_training(settings.device, self.network.body)
+        self.optimizer = optimizers.build_optimizer(settings.optimizer, self.network)
         spare = copy.copy(self)
         spare.network = copy.deepcopy(self.network)
-        spare.trained = trained_as(settings.device, spare.network)
-        spare.optimizer = optimizers.build(settings.optimizer, spare.network)
+        spare.trained = wrap_for_training(settings.device, spare.network)
+        spare.optimizer = optimizers.build_optimizer(settings.optimizer, spare.network)
         for index in spare.batches(1)[:20]:
             spare.loss(index).backward()
             spare.optimizer.step()
@@ -68,15 +67,16 @@ class Task:
         """The epoch's index tensors; its augmentation is drawn."""
         import torch
 
-        from bestepoch.components.data.split import Augment, order
+        from bestepoch.components.data.augment import Augment
+        from bestepoch.components.data.order import epoch_permutation
 
-        seed, images = self.settings.seed, len(self.images)
-        self.augment = Augment(self.settings.augment, seed, epoch, images, self.device)
-        return torch.split(order(seed, epoch, images), self.plan.batch_size)
+        seed, images = self.config.seed, len(self.images)
+        self.augment = Augment(self.config.augment, seed, epoch, images, self.device)
+        return torch.split(epoch_permutation(seed, epoch, images), self.plan.batch_size)
 
     def set_rate(self, iteration: int) -> float:
         """The learning rate of this update, also given to the optimizer."""
-        lr = learning_rate(self.settings.scheduler, self.settings.optimizer.lr, self.plan, iteration, [])
+        lr = learning_rate(self.config.scheduler, self.config.optimizer.lr, self.plan, iteration, [])
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         return lr
@@ -89,14 +89,14 @@ class Task:
         """The loss that is minimised."""
         from torch.nn.functional import cross_entropy
 
-        return cross_entropy(logits, labels, label_smoothing=self.settings.loss.label_smoothing)
+        return cross_entropy(logits, labels, label_smoothing=self.config.loss.label_smoothing)
 
     def validate(self) -> None:
         """One pass over the validation images."""
-        from bestepoch.training import loop
+        from bestepoch.components.models import inference
 
-        logits = loop.predict(self.network, self.held_images)
-        loop.score(logits, self.held_labels, self.settings.loss.label_smoothing)
+        logits = inference.predict(self.network, self.held_images)
+        inference.score_examples(logits, self.held_labels, self.config.loss.label_smoothing)
 
 
 def epochs(task: Task, log: Callable[[int, Any, float], None]) -> None:
@@ -129,7 +129,7 @@ def dataloader(task: Task) -> Callable[[], None]:
     from PIL import Image
     from torch.utils.data import DataLoader, Dataset
 
-    summary, draws = task.split.values, torch.Generator().manual_seed(task.settings.seed)
+    summary, draws = task.split.values, torch.Generator().manual_seed(task.config.seed)
     images = task.images.numpy()
 
     class Images(Dataset[Any]):
@@ -220,7 +220,7 @@ def lightning(task: Task) -> Callable[[], None]:
 
     class Batches:
         def __len__(self) -> int:
-            return task.plan.per_epoch
+            return task.plan.iterations_per_epoch
 
         def __iter__(self) -> Any:
             return iter(task.batches(trainer.current_epoch + 1))
@@ -243,15 +243,13 @@ def lightning(task: Task) -> Callable[[], None]:
     return lambda: trainer.fit(Module(), Batches(), DataLoader(held, batch_size=None))
 
 
-def bestepoch(settings: Settings) -> None:
+def bestepoch(settings: Config) -> None:
     """`python -m bestepoch.train` as it is, with a clock around its `train`."""
     inner = session.train
 
-    def timed(settings: Settings, split: Any, **given: Any) -> Any:
-        from bestepoch.components.data.split import load
+    def timed(settings: Config, split: Any, **given: Any) -> Any:
         from bestepoch.runs import checkpoint
 
-        load = functools.cache(load)  # the images are in memory already, as for the other variants
         task = Task(settings)
         seconds, run = clocked(lambda: inner(settings, split, **given))
         weights = checkpoint.load(checkpoint.weights_path(run.folder, task.plan.epochs))["network"]
@@ -262,7 +260,7 @@ def bestepoch(settings: Settings) -> None:
     session.main(settings)
 
 
-def other(variant: Callable[[Task], Callable[[], None]], settings: Settings) -> None:
+def other(variant: Callable[[Task], Callable[[], None]], settings: Config) -> None:
     """Any of the ways above."""
     task = Task(settings)
     seconds, _ = clocked(variant(task))
@@ -285,11 +283,11 @@ def report(seconds: float, task: Task, weights: dict[str, Any], tracked: bool) -
         common.check(Path.cwd(), task.plan.iterations)
     digest = hashlib.sha256(b"".join(weights[name].contiguous().numpy().tobytes() for name in sorted(weights)))
     found = {"seconds": seconds, "iterations": task.plan.iterations, "threads": torch.get_num_threads()}
-    found["precision"] = task.settings.device.precision
+    found["precision"] = task.config.device.precision
     print(json.dumps({**found, "weights": digest.hexdigest()}))
 
 
-VARIANTS: dict[str, Callable[[Settings], None]] = {
+VARIANTS: dict[str, Callable[[Config], None]] = {
     "plain": functools.partial(other, plain),
     "dataloader": functools.partial(other, dataloader),
     "lightning": functools.partial(other, lightning),

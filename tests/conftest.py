@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from bestepoch.base.config import compose
-from bestepoch.components.data.split import Summary
+from bestepoch.components.data.split import Split
 from bestepoch.fetching.download import fetch
-from bestepoch.splitting.split import split
+from bestepoch.splitting.split import split_data
 
 # In the background of a script Ctrl-C is ignored, and whatever a test starts would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -21,12 +21,12 @@ os.environ["no_proxy"] = "127.0.0.1,localhost"
 
 
 @pytest.fixture(scope="session")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Summary:
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Split:
     """The offline sample, split as the pipeline would."""
     folder = tmp_path_factory.mktemp("sample")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(Path(__file__).parents[1])
-        settings = compose.checked(["data=mnist_sample"], False)[1]
+        settings = compose.load_config(["data=mnist_sample"], False)[1]
         fetch(settings.data, settings.fetch, folder / "raw")
-        split(folder / "raw", folder / "split", settings.split)
-    return Summary.read(folder / "split")
+        split_data(folder / "raw", folder / "split", settings.split)
+    return Split.read(folder / "split")

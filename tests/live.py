@@ -71,7 +71,7 @@ def _made_once() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="bestepoch-made-once-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with contextlib.chdir(project(folder)):
-        ensure.split_for(compose.checked([*SAMPLE], False)[1])
+        ensure.ensure_split(compose.load_config([*SAMPLE], False)[1])
         MlflowClient(tracking_uri=store(folder))
     return folder
 

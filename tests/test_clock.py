@@ -15,8 +15,9 @@ import torch
 from mlflow import MlflowClient
 
 import live
-from bestepoch.runs.timing import ACCOUNTS, Clock, process_age
+from bestepoch.runs.timing import SECTIONS, SectionTimer, process_age
 from bestepoch.training import loop
+from bestepoch.training.loss import Objective
 
 pytestmark = pytest.mark.xdist_group("clock")
 
@@ -53,11 +54,11 @@ def long(project: Path) -> Watched:
 
 def test_each_second_is_on_one_account() -> None:
     began = time.perf_counter()
-    clock = Clock(age=1.5)
+    clock = SectionTimer(age=1.5)
     time.sleep(0.02)
-    clock.to("data")
+    clock.switch("data")
     time.sleep(0.03)
-    with clock.on("checkpoints"):
+    with clock.section("checkpoints"):
         time.sleep(0.04)
     time.sleep(0.03)
     spent = clock.read()
@@ -65,16 +66,16 @@ def test_each_second_is_on_one_account() -> None:
     assert sum(spent.values()) == pytest.approx(1.5 + passed, abs=0.005)
     assert spent["startup"] >= 1.52 and spent["data"] >= 0.06 and spent["checkpoints"] >= 0.04
     assert [spent[name] for name in ("forward_backward", "optimizer", "evaluation", "tracking")] == [0.0] * 4
-    clock.add({"data": 10.0, "of another version": 5.0})
+    clock.merge({"data": 10.0, "of another version": 5.0})
     assert clock.read()["data"] == pytest.approx(10 + spent["data"], abs=0.05)
 
 
 def test_an_error_leaves_the_account() -> None:
-    clock = Clock()
-    clock.to("data")
-    with pytest.raises(OSError), clock.on("checkpoints"):
+    clock = SectionTimer()
+    clock.switch("data")
+    with pytest.raises(OSError), clock.section("checkpoints"):
         raise OSError
-    assert clock.account == "data"
+    assert clock.current == "data"
 
 
 def test_the_age_of_a_process_counts_from_its_start() -> None:
@@ -87,7 +88,7 @@ def test_the_age_of_a_process_counts_from_its_start() -> None:
 
 def test_the_parts_add_up_to_the_wall_time(long: Watched) -> None:
     spent = long.info["spent"]
-    assert set(spent) == set(ACCOUNTS)
+    assert set(spent) == set(SECTIONS)
     assert all(seconds > 0 for seconds in spent.values())
     assert sum(spent.values()) == pytest.approx(long.seconds, rel=WITHIN)
 
@@ -97,7 +98,7 @@ def test_they_are_printed_in_the_end_with_the_memory(long: Watched) -> None:
     whole, _, rest = line.removeprefix("time").strip().partition(" s: ")
     parts, _, memory = rest.partition("; ")
     assert {name: float(value) for name, value in (part.rsplit(" ", 1) for part in parts.split(", "))} == {
-        shown: round(long.info["spent"][account], 1) for account, shown in ACCOUNTS.items()
+        shown: round(long.info["spent"][account], 1) for account, shown in SECTIONS.items()
     }
     assert float(whole) == round(sum(long.info["spent"].values()), 1)
     assert memory == f"{long.info['peak_memory'] / 1e6:,.0f} MB at the peak"
@@ -125,7 +126,7 @@ def test_delivering_again_adds_nothing_to_them(long: Watched, project: Path) -> 
     client, run_id = MlflowClient(f"sqlite:///{project / 'mlflow.db'}"), long.info["mlflow"]["run_id"]
     live.run(project, "sync", f"run=runs/{long.info['name']}")
     told = [key for key in client.get_run(run_id).data.metrics if key.startswith(("time/", "memory/"))]
-    assert len(told) == len(ACCOUNTS) + 2
+    assert len(told) == len(SECTIONS) + 2
     assert all(len(client.get_metric_history(run_id, key)) == 1 for key in told)
 
 
@@ -173,7 +174,7 @@ def test_the_time_of_a_replayed_batch_is_that_of_its_passes() -> None:
     told: list[str] = []
     loop.train_epoch(
         *(network, torch.zeros(2, 1), torch.zeros(2, dtype=torch.long), [torch.arange(2)] * 2),
-        *(lambda images, _index: images, loop.Objective(0.0, 0.0, ()), torch.optim.SGD(network.parameters())),
+        *(lambda images, _index: images, Objective(0.0, 0.0, ()), torch.optim.SGD(network.parameters())),
         *(lambda _: 0.1, 1, lambda *_: None),
         account=told.append,
         graph=lambda _work, _index, _augment: torch.tensor(0.5),

@@ -21,12 +21,21 @@ from filelock import FileLock
 from mlflow import MlflowClient
 
 import live
-from bestepoch.base import files
+from bestepoch.base import paths
 from bestepoch.base.config import compose
-from bestepoch.base.config.schema import Constant, Cosine, Exponential, NoStopping, OneCycle, Plateau, Step, Train
-from bestepoch.components.data.split import Summary
-from bestepoch.components.schedules.learning_rate import Plan, learning_rate
-from bestepoch.components.schedules.learning_rate import plan as learning_rate_plan
+from bestepoch.base.config.groups import (
+    ConstantSchedulerConfig,
+    CosineSchedulerConfig,
+    ExponentialSchedulerConfig,
+    NoStoppingConfig,
+    OneCycleSchedulerConfig,
+    PlateauSchedulerConfig,
+    StepSchedulerConfig,
+)
+from bestepoch.base.config.schema import TrainConfig
+from bestepoch.components.data.split import Split
+from bestepoch.components.schedules.learning_rate import learning_rate
+from bestepoch.components.schedules.plan import TrainingPlan, make_plan
 from bestepoch.runs import checkpoint
 from bestepoch.runs.run import Run
 from bestepoch.training import extend, session
@@ -60,16 +69,16 @@ class Project:
     """A project of its own, in which trainings run in this process."""
 
     folder: Path
-    sample: Summary
+    sample: Split
     patch: pytest.MonkeyPatch
 
-    def opened(self, *changed: str, data: Summary | None = None) -> tuple[Run, list[str]]:
+    def opened(self, *changed: str, data: Split | None = None) -> tuple[Run, list[str]]:
         """What a command begins with: the run, after the word on earlier ones."""
         overrides = [*TRAIN, *changed]
-        settings = compose.checked(overrides, False)[1]
+        settings = compose.load_config(overrides, False)[1]
         run = Run.open(settings, data or self.sample, "cpu", overrides)
         assert not run.resumed
-        extend.begin(run, settings, learning_rate_plan(4050, settings.train))
+        extend.extend_earlier_run(run, settings, make_plan(4050, settings.train))
         run.close()
         return run, overrides
 
@@ -79,7 +88,7 @@ class Project:
             patch.chdir(self.folder)
             patch.setattr(session, "overrides", lambda: overrides)  # Hydra knows them where Hydra runs
             patch.setattr(os, "fsync", lambda _handle: None)  # after each iteration that would take long
-            run = session.train(compose.checked(overrides, False)[1], self.sample)
+            run = session.train(compose.load_config(overrides, False)[1], self.sample)
         run.close()
         assert run.status == "finished"
         return run
@@ -106,7 +115,7 @@ class Project:
 
 
 @pytest.fixture(scope="module")
-def empty(sample: Summary, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Project]:
+def empty(sample: Split, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Project]:
     checkout = Path(__file__).parents[1]
 
     def make(patch: pytest.MonkeyPatch) -> Project:
@@ -207,9 +216,9 @@ def test_a_rate_that_is_spread_over_the_plan_begins_anew_and_says_why(
     is_the_same(now, uninterrupted(*menu, "train.epochs=6"))
     assert "continues" not in now.info
     assert content(old.folder) == untouched
-    entry = compose.checked([*TRAIN, *menu], False)[1].scheduler
+    entry = compose.load_config([*TRAIN, *menu], False)[1].scheduler
     # the first rate is the peak's share in both
-    rates = [learning_rate(entry, 0.01, Plan(4050, 450, n), 2) for n in (54, 27)]
+    rates = [learning_rate(entry, 0.01, TrainingPlan(4050, 450, n), 2) for n in (54, 27)]
     done = 27 if before == "finished" else 13
     assert f"runs/{old.name} has trained this for {done} iterations, but scheduler={scheduler} " in caplog.text
     assert f"(iteration 2 would have used {rates[0]:.3g}, not {rates[1]:.3g}): training starts fr" in caplog.text
@@ -269,8 +278,8 @@ def test_what_changes_the_numbers_never_goes_on_and_after_an_interruption_it_is_
         data = dataclasses.replace(data, values={**data.values, "checksum": "0" * 32})
         assert data.checksum != here.sample.checksum
     elif changed == "code":
-        package = shutil.copytree(files.PACKAGE, tmp_path / "package")
-        here.patch.setattr(files, "PACKAGE", package)
+        package = shutil.copytree(paths.PACKAGE, tmp_path / "package")
+        here.patch.setattr(paths, "PACKAGE", package)
         with (package / "loop.py").open("a") as file:
             file.write("# decides numbers\n")
     else:
@@ -311,12 +320,18 @@ def drawn(rng: random.Random) -> Any:
     warm = rng.choice(SOME)
     return rng.choice(
         [
-            Constant(name="constant", warmup_epochs=warm),
-            Step(name="step", step_size=rng.randint(1, 3), gamma=rng.choice([0.3, 1.0]), warmup_epochs=warm),
-            Exponential(name="exponential", gamma=rng.choice([0.7, 1.0]), warmup_epochs=warm),
-            Plateau(name="plateau", factor=0.1, patience=1, threshold=0.0, min_lr=0.0, warmup_epochs=warm),
-            Cosine(name="cosine", eta_min=rng.choice([0.0, 0.25]), warmup_epochs=warm),
-            OneCycle(name="onecycle", pct_start=rng.choice([0.3, 0.9]), div_factor=25.0, final_div_factor=10.0),
+            ConstantSchedulerConfig(name="constant", warmup_epochs=warm),
+            StepSchedulerConfig(
+                name="step", step_size=rng.randint(1, 3), gamma=rng.choice([0.3, 1.0]), warmup_epochs=warm
+            ),
+            ExponentialSchedulerConfig(name="exponential", gamma=rng.choice([0.7, 1.0]), warmup_epochs=warm),
+            PlateauSchedulerConfig(
+                name="plateau", factor=0.1, patience=1, threshold=0.0, min_lr=0.0, warmup_epochs=warm
+            ),
+            CosineSchedulerConfig(name="cosine", eta_min=rng.choice([0.0, 0.25]), warmup_epochs=warm),
+            OneCycleSchedulerConfig(
+                name="onecycle", pct_start=rng.choice([0.3, 0.9]), div_factor=25.0, final_div_factor=10.0
+            ),
         ]
     )
 
@@ -347,14 +362,15 @@ def test_it_goes_on_exactly_where_all_rates_of_what_is_done_are_the_same(
         (old.folder / "epochs.csv").write_text("epoch,iteration\n")
         checkpoint.save_state(old.folder, done, {"iteration": done, "evaluated": bool(cut) or not done % per_epoch})
 
-        plan = learning_rate_plan(images, Train(epochs=None, iterations=long, batch_size=batch))
+        plan = make_plan(images, TrainConfig(epochs=None, iterations=long, batch_size=batch))
         rates = [
-            [learning_rate(menu, peak, Plan(images, batch, n), i) for i in range(1, done + 1)] for n in (short, long)
+            [learning_rate(menu, peak, TrainingPlan(images, batch, n), i) for i in range(1, done + 1)]
+            for n in (short, long)
         ]
         settings: Any = SimpleNamespace(
-            scheduler=menu, optimizer=SimpleNamespace(lr=peak), stopping=NoStopping(name="none")
+            scheduler=menu, optimizer=SimpleNamespace(lr=peak), stopping=NoStoppingConfig(name="none")
         )
-        taken = extend._take_over(now, old, settings, plan)
+        taken = extend._copy_prefix(now, old, settings, plan)
         assert taken == (rates[0] == rates[1] and not cut), (menu, short, long, done)
         outcomes.append((menu.name, taken))
         if taken:

@@ -15,11 +15,11 @@ import pytest
 
 import live
 from bestepoch.base.config import compose
-from bestepoch.base.files import UsageError
-from bestepoch.evaluation.diagnosis import Curve, Diagnosis, diagnose, noise
-from bestepoch.runs import journal
-from bestepoch.runs.journal import Row
-from bestepoch.training.loop import least_loss
+from bestepoch.base.errors import UsageError
+from bestepoch.components.models.inference import smoothed_ce_floor
+from bestepoch.evaluation.diagnosis import Curve, Diagnosis, diagnose, estimate_noise
+from bestepoch.runs import tables
+from bestepoch.runs.tables import Row
 
 NAN, INF = math.nan, math.inf
 Losses = list[float]
@@ -401,12 +401,12 @@ def test_it_is_right_for_every_seed_under_moderate_noise(name: str, share: float
 @pytest.mark.parametrize("share", [0.01, 0.05])
 @pytest.mark.parametrize("n", [10, 20, 50, 200])
 def test_the_noise_is_that_of_the_curve_and_no_trend_adds_to_it(n: int, share: float) -> None:
-    flat = [noise(np.log(noisy([0.3] * n, share, seed))) for seed in range(40)]
+    flat = [estimate_noise(np.log(noisy([0.3] * n, share, seed))) for seed in range(40)]
     assert sum(flat) / 40 == pytest.approx(share, rel=0.2)
     # next to nothing even where a curve turns
     for shape, most in ((fall(n, 2, 0.1, 0.5), 1e-9), (fall(n, 2, 0.1, 1 - 3 / n), 1e-9), (turn(n, n // 2), 0.012)):
-        assert noise(np.log(shape)) < most
-        assert all(noise(np.log(noisy(shape, share, seed))) < 2.2 * share for seed in range(40))
+        assert estimate_noise(np.log(shape)) < most
+        assert all(estimate_noise(np.log(noisy(shape, share, seed))) < 2.2 * share for seed in range(40))
 
 
 # ---------------------------------------------------------------- what must not matter
@@ -611,10 +611,10 @@ def test_every_override_is_one_of_the_project(monkeypatch: pytest.MonkeyPatch) -
             override = diagnose(rows, lr=lr).override
             assert override.startswith(overrides[kind])
             if override not in tried:
-                compose.checked(override.split(), False)  # it raises where it is not allowed
+                compose.load_config(override.split(), False)  # it raises where it is not allowed
                 tried.add(override)
-    for model in compose.choices("model"):
-        compose.checked([f"model={model}", *overrides["overfit"].split()], False)
+    for model in compose.list_options("model"):
+        compose.load_config([f"model={model}", *overrides["overfit"].split()], False)
 
 
 # ---------------------------------------------------------------- trainings made to show each
@@ -666,8 +666,8 @@ def test_a_training_made_to_show_it(
     merged = {line.split("=")[0]: line for line in (*MLP, *settings)}
     live.run(copied, "train", *merged.values())
     run = live.only_run(copied)
-    rows, smoothing = journal.read(run / "epochs.csv"), json.loads((run / "run.json").read_text())["config"]["loss"]
-    found = diagnose(rows, floor=least_loss(smoothing["label_smoothing"], 10))  # as `evaluate` asks
+    rows, smoothing = tables.read_rows(run / "epochs.csv"), json.loads((run / "run.json").read_text())["config"]["loss"]
+    found = diagnose(rows, floor=smoothed_ce_floor(smoothing["label_smoothing"], 10))  # as `evaluate` asks
     assert (found.kind, found.evidence["epochs"]) == (kind, len(rows)), found
     assert first <= found.epoch <= last, found
 
@@ -679,4 +679,4 @@ def test_sgd_at_100_times_the_rate_finishes_no_epoch(project: Path, tmp_path: Pa
     said = live.run(copied, "train", *MLP, "optimizer=sgd", "optimizer.lr=5", "train.epochs=2", code=2)
     assert "The loss is nan at iteration" in said
     with pytest.raises(UsageError, match="No epoch was finished"):
-        diagnose(journal.read(live.only_run(copied) / "epochs.csv"))
+        diagnose(tables.read_rows(live.only_run(copied) / "epochs.csv"))

@@ -19,8 +19,8 @@ from mlflow import MlflowClient
 
 import live
 from bestepoch.runs import checkpoint
-from bestepoch.runs.journal import read
-from bestepoch.tracking.worker import deliveries_of
+from bestepoch.runs.tables import read_rows
+from bestepoch.tracking.cursor import delivery_lock
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("disk")]
 
@@ -72,7 +72,7 @@ def fails(copy: Path, said: str, *sweep: str, **more: Any) -> str:
 def is_intact(copy: Path, *, trained: bool = True) -> None:
     """The tables have whole rows without a hole, and what was saved can be loaded."""
     folder = next(copy.glob("runs/*/"))
-    iterations, epochs = read(folder / "iterations.csv"), read(folder / "epochs.csv")
+    iterations, epochs = read_rows(folder / "iterations.csv"), read_rows(folder / "epochs.csv")
     assert [row["iteration"] for row in iterations] == list(range(1, len(iterations) + 1))
     assert [row["epoch"] for row in epochs] == list(range(1, len(epochs) + 1))
     assert bool(iterations) == trained
@@ -144,7 +144,7 @@ def test_why_it_failed_is_forgotten_though_its_courier_holds_the_run_until_the_n
         subprocess.run(["mount", "-o", "remount,size=50m", str(copy / "runs")], check=True)
         folder = live.only_run(copy)
         with live.started(copy, "train", *TRAIN) as training:
-            with deliveries_of(folder):
+            with delivery_lock(folder):
                 training.until(lambda: len(live.table(folder / "epochs.csv")) == EPOCHS)
                 time.sleep(1.0)  # until the courier has heard of the end
             assert training.end() == 0

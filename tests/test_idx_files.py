@@ -7,8 +7,8 @@ import gzip
 import numpy as np
 import pytest
 
-from bestepoch.base.files import UsageError
-from bestepoch.components.data.split import idx_bytes, read_idx
+from bestepoch.base.errors import UsageError
+from bestepoch.base.idx import encode_idx, read_idx
 
 # two images of 2 x 3 pixels and their labels, byte by byte as the format's description has them
 IMAGES = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 3, *range(244, 256)])
@@ -26,8 +26,8 @@ def test_bytes_of_the_format(tmp_path):
 
 def test_written_as_the_format_has_it():
     images = np.arange(244, 256, dtype=np.uint8).reshape(2, 2, 3)
-    assert gzip.decompress(idx_bytes(images)) == IMAGES
-    assert gzip.decompress(idx_bytes(np.array([7, 0], np.uint8))) == LABELS
+    assert gzip.decompress(encode_idx(images)) == IMAGES
+    assert gzip.decompress(encode_idx(np.array([7, 0], np.uint8))) == LABELS
 
 
 @pytest.mark.parametrize("content", [IMAGES, gzip.compress(IMAGES)], ids=["plain", "gzipped"])
@@ -42,7 +42,7 @@ def test_gzip_is_told_by_content_and_not_by_name(content, name, tmp_path):
 )
 def test_round_trip(shape, tmp_path):
     array = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
-    (tmp_path / "file.gz").write_bytes(idx_bytes(array))
+    (tmp_path / "file.gz").write_bytes(encode_idx(array))
     read = read_idx(tmp_path / "file.gz", len(shape))
     assert read.shape == shape
     assert read.dtype == np.uint8
@@ -52,16 +52,16 @@ def test_round_trip(shape, tmp_path):
 def test_order_in_memory_does_not_matter(tmp_path):
     array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4).transpose(2, 0, 1)
     assert not array.flags.c_contiguous
-    (tmp_path / "file.gz").write_bytes(idx_bytes(array))
+    (tmp_path / "file.gz").write_bytes(encode_idx(array))
     assert read_idx(tmp_path / "file.gz", 3).tolist() == array.tolist()
 
 
 def test_same_array_makes_the_same_bytes(monkeypatch):
     array = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
-    first = idx_bytes(array)
+    first = encode_idx(array)
     monkeypatch.setattr("time.time", lambda: 2_000_000_000.0)
-    assert idx_bytes(array.copy()) == first
-    assert idx_bytes(array + np.uint8(1)) != first
+    assert encode_idx(array.copy()) == first
+    assert encode_idx(array + np.uint8(1)) != first
 
 
 ZIPPED = gzip.compress(IMAGES)

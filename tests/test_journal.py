@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bestepoch.runs.journal import EPOCH_COLUMNS, ITERATION_COLUMNS, Journal, Tail, columns, numbers, read, read_after
+from bestepoch.runs.journal import EPOCH_COLUMNS, ITERATION_COLUMNS, Journal, to_floats
+from bestepoch.runs.tables import CsvTail, read_columns, read_rows, read_since
 
 ITERATIONS_HEADER = "iteration,epoch,train/loss,lr,time\n"
 EPOCHS_HEADER = "epoch,iteration,train/epoch_loss,val/loss,val/accuracy,lr,seconds,time\n"
@@ -28,15 +29,15 @@ def epoch_row(epoch: int, **values: float) -> dict[str, float]:
 def fill(folder: Path, *numbers: int) -> None:
     journal = Journal(folder)
     for i in numbers:
-        journal.iteration(i, 1, i / 7, 0.1)
+        journal.log_iteration(i, 1, i / 7, 0.1)
     journal.close()
 
 
 def test_the_header_is_written_once_and_rows_are_appended(tmp_path: Path) -> None:
     fill(tmp_path, 1, 2)
     journal = Journal(tmp_path)
-    journal.iteration(3, 2, 0.75, 0.05)
-    journal.epoch(epoch_row(1))
+    journal.log_iteration(3, 2, 0.75, 0.05)
+    journal.log_epoch(epoch_row(1))
     journal.close()
 
     lines = (tmp_path / "iterations.csv").read_text().splitlines(keepends=True)
@@ -56,11 +57,11 @@ def test_each_row_has_the_time_at_which_it_was_handed_in(tmp_path: Path) -> None
     moments = []
     for i in (1, 2):
         before = time.time()
-        journal.iteration(i, 1, 0.5, 0.1)
+        journal.log_iteration(i, 1, 0.5, 0.1)
         moments.append((before, time.time()))
         time.sleep(0.05)
     journal.close()
-    for row, (before, after) in zip(read(tmp_path / "iterations.csv"), moments, strict=True):
+    for row, (before, after) in zip(read_rows(tmp_path / "iterations.csv"), moments, strict=True):
         assert before - 0.001 <= row["time"] <= after + 0.001
 
 
@@ -68,9 +69,9 @@ def test_rows_reach_the_file_within_a_second_or_so_by_themselves(tmp_path: Path)
     journal = Journal(tmp_path)
     try:
         for i in (1, 2, 3):  # more than one flush: the thread goes on
-            journal.iteration(i, 1, 0.5, 0.1)
+            journal.log_iteration(i, 1, 0.5, 0.1)
             handed_in = time.monotonic()
-            while len(read(tmp_path / "iterations.csv")) < i:
+            while len(read_rows(tmp_path / "iterations.csv")) < i:
                 assert time.monotonic() - handed_in < 2, "no flush"
                 time.sleep(0.01)
     finally:
@@ -79,17 +80,17 @@ def test_rows_reach_the_file_within_a_second_or_so_by_themselves(tmp_path: Path)
 
 def test_flush_and_epoch_and_close_put_everything_down_at_once(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal.iteration(1, 1, 0.5, 0.1)
+    journal.log_iteration(1, 1, 0.5, 0.1)
     journal.flush(sync=True)
-    assert [row["iteration"] for row in read(tmp_path / "iterations.csv")] == [1]
-    journal.iteration(2, 1, 0.5, 0.1)
-    journal.epoch(epoch_row(1))
+    assert [row["iteration"] for row in read_rows(tmp_path / "iterations.csv")] == [1]
+    journal.log_iteration(2, 1, 0.5, 0.1)
+    journal.log_epoch(epoch_row(1))
     # an epoch's row is never there before the iterations that it sums up
-    assert [row["iteration"] for row in read(tmp_path / "iterations.csv")] == [1, 2]
-    assert [row["epoch"] for row in read(tmp_path / "epochs.csv")] == [1]
-    journal.iteration(3, 2, 0.5, 0.1)
+    assert [row["iteration"] for row in read_rows(tmp_path / "iterations.csv")] == [1, 2]
+    assert [row["epoch"] for row in read_rows(tmp_path / "epochs.csv")] == [1]
+    journal.log_iteration(3, 2, 0.5, 0.1)
     journal.close()
-    assert [row["iteration"] for row in read(tmp_path / "iterations.csv")] == [1, 2, 3]
+    assert [row["iteration"] for row in read_rows(tmp_path / "iterations.csv")] == [1, 2, 3]
     assert "journal" not in {thread.name for thread in threading.enumerate()}
 
 
@@ -111,26 +112,26 @@ def test_a_header_that_a_kill_left_unfinished_is_written_anew(tmp_path: Path, le
     (tmp_path / "iterations.csv").write_text(left)
     fill(tmp_path, 1, 2)
     assert (tmp_path / "iterations.csv").read_text().startswith(ITERATIONS_HEADER)
-    assert [row["iteration"] for row in read(tmp_path / "iterations.csv")] == [1, 2]
+    assert [row["iteration"] for row in read_rows(tmp_path / "iterations.csv")] == [1, 2]
 
 
 def test_rows_that_are_in_the_file_are_not_written_twice(tmp_path: Path) -> None:
     fill(tmp_path, 1, 2, 3)
     journal = Journal(tmp_path)
-    journal.epoch(epoch_row(1, **{"val/loss": 0.125}))
+    journal.log_epoch(epoch_row(1, **{"val/loss": 0.125}))
     journal.close()
 
     # a run that goes on from iteration 1 hands in 2 and 3 again
     journal = Journal(tmp_path)
     for i in (2, 3, 4):
-        journal.iteration(i, 1, 99.0, 0.1)
-    journal.epoch(epoch_row(1, **{"val/loss": 99.0}))
-    journal.epoch(epoch_row(2))
-    journal.epoch(epoch_row(2))
+        journal.log_iteration(i, 1, 99.0, 0.1)
+    journal.log_epoch(epoch_row(1, **{"val/loss": 99.0}))
+    journal.log_epoch(epoch_row(2))
+    journal.log_epoch(epoch_row(2))
     journal.close()
-    rows = read(tmp_path / "iterations.csv")
+    rows = read_rows(tmp_path / "iterations.csv")
     assert [(row["iteration"], row["train/loss"]) for row in rows] == [(1, 1 / 7), (2, 2 / 7), (3, 3 / 7), (4, 99.0)]
-    assert [(row["epoch"], row["val/loss"]) for row in read(tmp_path / "epochs.csv")] == [(1, 0.125), (2, 0.25)]
+    assert [(row["epoch"], row["val/loss"]) for row in read_rows(tmp_path / "epochs.csv")] == [(1, 0.125), (2, 0.25)]
 
 
 def bits(value: float) -> bytes:
@@ -145,13 +146,13 @@ def test_values_come_back_to_the_bit(tmp_path: Path) -> None:
     values = [v for v in values if not math.isnan(v)] + [math.nan]
     journal = Journal(tmp_path)
     for i, value in enumerate(values, 1):
-        journal.iteration(i, 1, value, value)
-    journal.epoch(epoch_row(1, **{"train/epoch_loss": 0.1 + 0.2, "val/loss": math.nan, "val/accuracy": 1 / 3}))
+        journal.log_iteration(i, 1, value, value)
+    journal.log_epoch(epoch_row(1, **{"train/epoch_loss": 0.1 + 0.2, "val/loss": math.nan, "val/accuracy": 1 / 3}))
     journal.close()
-    rows = read(tmp_path / "iterations.csv")
+    rows = read_rows(tmp_path / "iterations.csv")
     assert [bits(row["train/loss"]) for row in rows] == [bits(v) for v in values]
     assert [bits(row["lr"]) for row in rows] == [bits(v) for v in values]
-    (row,) = read(tmp_path / "epochs.csv")
+    (row,) = read_rows(tmp_path / "epochs.csv")
     assert bits(row["train/epoch_loss"]) == bits(0.1 + 0.2)
     assert bits(row["val/accuracy"]) == bits(1 / 3)
     assert math.isnan(row["val/loss"])
@@ -163,7 +164,7 @@ def test_tensors_on_a_device_are_losses_too(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     for i, loss in enumerate(losses, 1):
         assert isinstance(loss, torch.Tensor) and loss.ndim == 0
-        journal.iteration(i, 1, loss, 0.1)
+        journal.log_iteration(i, 1, loss, 0.1)
     journal.close()
     text = [line.split(",")[2] for line in (tmp_path / "iterations.csv").read_text().splitlines()[1:]]
     # a float32 is a float64 exactly, so every bit of it must be there
@@ -172,9 +173,9 @@ def test_tensors_on_a_device_are_losses_too(tmp_path: Path) -> None:
 
 def test_losses_of_a_resumed_epoch_are_numbers_and_tensors() -> None:
     mixed = [0.5, 0.25, torch.tensor(0.125), torch.tensor(2.0), 3.0]
-    assert numbers(mixed) == [0.5, 0.25, 0.125, 2.0, 3.0]
-    assert all(isinstance(value, float) for value in numbers(mixed))
-    assert numbers([]) == []
+    assert to_floats(mixed) == [0.5, 0.25, 0.125, 2.0, 3.0]
+    assert all(isinstance(value, float) for value in to_floats(mixed))
+    assert to_floats([]) == []
 
 
 def test_nothing_is_lost_or_doubled_while_one_thread_adds_and_others_flush(tmp_path: Path) -> None:
@@ -193,14 +194,14 @@ def test_nothing_is_lost_or_doubled_while_one_thread_adds_and_others_flush(tmp_p
         for thread in flushers:
             thread.start()
         for i in range(1, count + 1):
-            journal.iteration(i, 1 + i // 1000, i * 0.1, 1 / i)
+            journal.log_iteration(i, 1 + i // 1000, i * 0.1, 1 / i)
     finally:
         done.set()
         for thread in flushers:
             thread.join()
         sys.setswitchinterval(switch)
         journal.close()
-    rows = read(tmp_path / "iterations.csv")
+    rows = read_rows(tmp_path / "iterations.csv")
     assert [row["iteration"] for row in rows] == list(range(1, count + 1))
     assert all(row["train/loss"] == i * 0.1 and row["lr"] == 1 / i for i, row in enumerate(rows, 1))
     assert next(flushed) > 50, "the flushes were not among the additions"
@@ -209,7 +210,7 @@ def test_nothing_is_lost_or_doubled_while_one_thread_adds_and_others_flush(tmp_p
 def test_a_reader_beside_the_writer_sees_whole_rows_in_order(tmp_path: Path) -> None:
     count, seen = 20_000, []
     journal = Journal(tmp_path)
-    tail = Tail(tmp_path / "iterations.csv")
+    tail = CsvTail(tmp_path / "iterations.csv")
     done = threading.Event()
 
     def read_on() -> None:
@@ -219,7 +220,7 @@ def test_a_reader_beside_the_writer_sees_whole_rows_in_order(tmp_path: Path) -> 
     reader = threading.Thread(target=read_on)
     reader.start()
     for i in range(1, count + 1):
-        journal.iteration(i, 1, 0.5, 0.1)
+        journal.log_iteration(i, 1, 0.5, 0.1)
         if i % 50 == 0:
             journal.flush()
     journal.close()
@@ -231,7 +232,7 @@ def test_a_reader_beside_the_writer_sees_whole_rows_in_order(tmp_path: Path) -> 
 
 def test_tail_reads_finished_lines_alone_and_continues_where_it_was(tmp_path: Path) -> None:
     path = tmp_path / "iterations.csv"
-    tail = Tail(path)
+    tail = CsvTail(path)
     assert tail.read() == []  # no file yet
     path.write_text(ITERATIONS_HEADER)
     assert tail.read() == []
@@ -246,12 +247,12 @@ def test_tail_reads_finished_lines_alone_and_continues_where_it_was(tmp_path: Pa
     assert [row["train/loss"] for row in tail.read()] == [0.25, 0.125]
     assert tail.offset == path.stat().st_size
     # another reader, given the place that the first one had, goes on from there
-    assert [row["iteration"] for row in Tail(path, offset).read()] == [2, 3]
+    assert [row["iteration"] for row in CsvTail(path, offset).read()] == [2, 3]
 
 
 def test_tail_reads_no_more_rows_than_asked_for(tmp_path: Path) -> None:
     fill(tmp_path, *range(1, 8))
-    tail = Tail(tmp_path / "iterations.csv")
+    tail = CsvTail(tmp_path / "iterations.csv")
     batches = [[int(row["iteration"]) for row in tail.read(3)] for _ in range(4)]
     assert batches == [[1, 2, 3], [4, 5, 6], [7], []]
 
@@ -265,23 +266,23 @@ def out_of_order(path: Path) -> None:
 def test_a_disk_that_takes_nothing_is_the_callers_error(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     out_of_order(tmp_path / "iterations.csv")
-    journal.iteration(1, 1, 0.5, 0.1)
+    journal.log_iteration(1, 1, 0.5, 0.1)
     with pytest.raises(OSError):
         journal.flush()
     with pytest.raises(OSError):
-        journal.epoch(epoch_row(1))
+        journal.log_epoch(epoch_row(1))
     with pytest.raises(OSError):
         journal.close()
-    assert read(tmp_path / "epochs.csv") == []
+    assert read_rows(tmp_path / "epochs.csv") == []
 
 
 def test_an_error_of_the_writing_thread_reaches_the_caller_at_the_next_flush(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     out_of_order(tmp_path / "iterations.csv")
-    journal.iteration(1, 1, 0.5, 0.1)
+    journal.log_iteration(1, 1, 0.5, 0.1)
     journal._thread.join(5)  # it ends at its first flush
     assert not journal._thread.is_alive()
-    journal.iteration(2, 1, 0.5, 0.1)
+    journal.log_iteration(2, 1, 0.5, 0.1)
     with pytest.raises(OSError):
         journal.flush()
     with pytest.raises(OSError):
@@ -292,16 +293,16 @@ def test_after_a_failed_flush_no_row_is_written_behind_the_hole(tmp_path: Path) 
     path = tmp_path / "iterations.csv"
     journal = Journal(tmp_path)
     out_of_order(path)
-    journal.iteration(1, 1, 0.5, 0.1)
+    journal.log_iteration(1, 1, 0.5, 0.1)
     with pytest.raises(OSError):
         journal.flush()
     path.rmdir()
     path.write_text(ITERATIONS_HEADER)  # the disk has room again
-    journal.iteration(2, 1, 0.5, 0.1)
+    journal.log_iteration(2, 1, 0.5, 0.1)
     with pytest.raises(OSError):
         journal.close()
     # a row 2 here would make a resumed run believe that row 1 is there too
-    assert read(path) == []
+    assert read_rows(path) == []
 
 
 @pytest.mark.parametrize("number", [0, 1, 4_999, 9_990, 10_000, 20_000])
@@ -310,23 +311,25 @@ def test_the_rows_after_a_number_are_read_without_the_rest(tmp_path: Path, numbe
     rows = [f"{i},1,{i / 7!r},0.1,1700000000.125\n" for i in range(1, 10_001)]
     path.write_text(ITERATIONS_HEADER + "".join(rows) + "10001,1,0.3")  # a reader beside the writer
     assert path.stat().st_size > 4 * (1 << 16), "more than one look into the file"
-    found = read_after(path, number)
+    found = read_since(path, number)
     assert [row["iteration"] for row in found] == list(range(number + 1, 10_001))
     assert all(row["train/loss"] == row["iteration"] / 7 for row in found)
 
 
 def test_the_rows_after_a_number_of_no_file_are_none(tmp_path: Path) -> None:
-    assert read_after(tmp_path / "iterations.csv", 0) == []
+    assert read_since(tmp_path / "iterations.csv", 0) == []
 
 
 def test_columns_hold_what_the_rows_hold_but_a_line_that_is_not_finished(tmp_path: Path) -> None:
     path = tmp_path / "iterations.csv"
     path.write_text(ITERATIONS_HEADER)
-    assert [(name, len(values)) for name, values in columns(path).items()] == [(name, 0) for name in ITERATION_COLUMNS]
+    assert [(name, len(values)) for name, values in read_columns(path).items()] == [
+        (name, 0) for name in ITERATION_COLUMNS
+    ]
     for text in ("1,1,0.1,0.2,3.5\n", "2,1,nan,2e-05,4.5\n3,1,0.3"):
         with path.open("a") as file:
             file.write(text)
-        found, rows = columns(path), read(path)
+        found, rows = read_columns(path), read_rows(path)
         assert all(
             list(map(repr, values.tolist())) == [repr(row[name]) for row in rows] for name, values in found.items()
         )

@@ -27,7 +27,7 @@ from mlflow import MlflowClient
 
 import live
 import pipeline
-from bestepoch.tracking.client import RESTARTS
+from bestepoch.tracking.client import MAX_RESTARTS
 
 KILLS = int(os.environ.get("BESTEPOCH_KILLS", "20"))
 SEED = int(os.environ.get("BESTEPOCH_KILL_SEED") or random.SystemRandom().randrange(1_000_000))
@@ -159,7 +159,7 @@ class Attempt:
         self._before = self._seen()
         self._printed = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
         self._still: list[psutil.Process] = []
-        self._couriers_left = RESTARTS  # one more, and what is not delivered is left to sync
+        self._couriers_left = MAX_RESTARTS  # one more, and what is not delivered is left to sync
         self.process = psutil.Popen(
             command, cwd=folder, env=pipeline.environment(), stdout=self._printed, stderr=subprocess.STDOUT
         )

@@ -210,9 +210,9 @@ def two_cores() -> Iterator[None]:
 def test_jobs_at_once_share_the_cores(
     overrides: list[str], cores: int, threads: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launcher, "cores_here", lambda: cores)
+    monkeypatch.setattr(launcher, "available_cores", lambda: cores)
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")  # Slurm's
-    plan = launcher.plan(["optimizer=sgd,adamw", "seed=0,1", *overrides])
+    plan = launcher.plan_multirun(["optimizer=sgd,adamw", "seed=0,1", *overrides])
     mine = [line for line in overrides if not line.lstrip("+").startswith("hydra")]
     assert plan.jobs is not None
     assert sorted(map(sorted, plan.jobs)) == sorted(
@@ -410,7 +410,7 @@ class Mirror(http.server.SimpleHTTPRequestHandler):
 def test_jobs_that_want_the_same_data_at_once_fetch_it_once(copy: Path, tmp_path: Path) -> None:
     files = tmp_path / "files"
     with contextlib.chdir(copy):
-        settings = compose.checked(["data=mnist_sample"], False)[1]
+        settings = compose.load_config(["data=mnist_sample"], False)[1]
         fetch(settings.data, settings.fetch, files)
     names = {role: next(files.glob(f"*{part}*")).name for role, part in {
         "train_images": "train-images", "train_labels": "train-labels",

@@ -17,17 +17,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from bestepoch.base.config import compose, schema
-from bestepoch.base.config.schema import Cnn, Lenet, Mlp, Settings
-from bestepoch.base.files import UsageError
-from bestepoch.components.data.split import Augment, Summary, load, order
-from bestepoch.components.models import model_file, networks
-from bestepoch.components.schedules.learning_rate import Plan, learning_rate
-from bestepoch.evaluation import selection
+from bestepoch.base.config import compose, groups
+from bestepoch.base.config.groups import CnnConfig, LenetConfig, MlpConfig
+from bestepoch.base.config.schema import Config
+from bestepoch.base.errors import UsageError
+from bestepoch.components.data.augment import Augment
+from bestepoch.components.data.order import epoch_permutation
+from bestepoch.components.data.split import Split, load_part
+from bestepoch.components.models import inference, model_file, networks
+from bestepoch.components.schedules import early_stopping
+from bestepoch.components.schedules.learning_rate import learning_rate
+from bestepoch.components.schedules.plan import TrainingPlan
 from bestepoch.training import loop, optimizers
+from bestepoch.training.loss import Objective
 
 CHECKOUT = Path(__file__).parents[1]
-ACTIVATIONS = get_args(schema.Activation)
+ACTIVATIONS = get_args(groups.Activation)
 CPU = torch.device("cpu")
 
 
@@ -45,9 +50,9 @@ def one_thread_at_the_project(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 
 @pytest.fixture(scope="module")
-def digits(sample: Summary) -> tuple[Tensor, Tensor]:
+def digits(sample: Split) -> tuple[Tensor, Tensor]:
     """450 images, 45 of each digit."""
-    images, labels = load(sample.folder, "train")
+    images, labels = load_part(sample.folder, "train")
     images, labels = images[4::9], labels[4::9]  # they lie sorted by digit
     assert labels.bincount().tolist() == [45] * 10
     return images, labels
@@ -57,18 +62,18 @@ EPOCHS, BATCH = 4, 25
 
 
 def train(
-    settings: Settings, sample: Summary, digits: tuple[Tensor, Tensor], epochs: int = EPOCHS
+    settings: Config, sample: Split, digits: tuple[Tensor, Tensor], epochs: int = EPOCHS
 ) -> tuple[list[float], list[float], float, float]:
     """The losses and rates of all iterations, and loss and accuracy on the same images at the end."""
     images, labels = digits
-    plan = Plan(len(images), BATCH, epochs * len(images) // BATCH)
+    plan = TrainingPlan(len(images), BATCH, epochs * len(images) // BATCH)
     torch.manual_seed(settings.seed)
-    network = networks.build(
+    network = networks.build_network(
         settings.model, sample.shape, sample.classes, sample.values["pixel_mean"], sample.values["pixel_std"]
     )
-    optimizer = optimizers.build(settings.optimizer, network)
+    optimizer = optimizers.build_optimizer(settings.optimizer, network)
     weights = tuple(p for p in network.parameters() if p.ndim > 1)
-    objective = loop.Objective(settings.loss.label_smoothing, settings.optimizer.l1, weights)
+    objective = Objective(settings.loss.label_smoothing, settings.optimizer.l1, weights)
     losses: list[float] = []
     rates: list[float] = []
     history: list[float] = []
@@ -82,11 +87,11 @@ def train(
         rates.append(lr)
 
     for epoch in range(1, epochs + 1):
-        batches = torch.split(order(settings.seed, epoch, len(images)), BATCH)
+        batches = torch.split(epoch_permutation(settings.seed, epoch, len(images)), BATCH)
         augment = Augment(settings.augment, settings.seed, epoch, len(images), CPU)
         loop.train_epoch(network, images, labels, batches, augment, objective, optimizer, rate, len(losses) + 1, after)
-        history.append(loop.score(loop.predict(network, images), labels).loss)
-    fared = loop.score(loop.predict(network, images), labels)
+        history.append(inference.score_examples(inference.predict(network, images), labels).loss)
+    fared = inference.score_examples(inference.predict(network, images), labels)
     assert len(losses) == plan.iterations
     return losses, rates, fared.loss, fared.accuracy
 
@@ -102,20 +107,20 @@ def check_learned(losses: list[float], loss: float, accuracy: float) -> None:
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("name", entries("model"))
 def test_every_network_learns_with_every_activation(
-    name: str, activation: str, sample: Summary, digits: tuple[Tensor, Tensor]
+    name: str, activation: str, sample: Split, digits: tuple[Tensor, Tensor]
 ) -> None:
     overrides, epochs = [f"model={name}", f"model.activation={activation}"], EPOCHS
     if (name, activation) == ("lenet", "sigmoid"):
         # five layers of sigmoids let little gradient through: it is slow to leave the plateau at ln(10)
         overrides += ["optimizer.lr=0.005", "scheduler=constant"]
         epochs = 18
-    losses, _, loss, accuracy = train(compose.checked(overrides, False)[1], sample, digits, epochs)
+    losses, _, loss, accuracy = train(compose.load_config(overrides, False)[1], sample, digits, epochs)
     check_learned(losses, loss, accuracy)
 
 
 @pytest.mark.parametrize("name", entries("optimizer"))
-def test_every_optimizer_learns(name: str, sample: Summary, digits: tuple[Tensor, Tensor]) -> None:
-    settings = compose.checked([f"optimizer={name}", "scheduler=constant", "model=mlp"], False)[1]
+def test_every_optimizer_learns(name: str, sample: Split, digits: tuple[Tensor, Tensor]) -> None:
+    settings = compose.load_config([f"optimizer={name}", "scheduler=constant", "model=mlp"], False)[1]
     losses, rates, loss, accuracy = train(settings, sample, digits)
     assert rates == [settings.optimizer.lr] * len(losses)
     check_learned(losses, loss, accuracy)
@@ -123,9 +128,9 @@ def test_every_optimizer_learns(name: str, sample: Summary, digits: tuple[Tensor
 
 @pytest.mark.parametrize("name", entries("scheduler"))
 def test_every_scheduler_learns_and_its_rates_are_those_that_were_used(
-    name: str, sample: Summary, digits: tuple[Tensor, Tensor]
+    name: str, sample: Split, digits: tuple[Tensor, Tensor]
 ) -> None:
-    settings = compose.checked([f"scheduler={name}", "model=mlp"], False)[1]
+    settings = compose.load_config([f"scheduler={name}", "model=mlp"], False)[1]
     losses, rates, loss, accuracy = train(settings, sample, digits)
     check_learned(losses, loss, accuracy)
     assert max(rates) == pytest.approx(settings.optimizer.lr, rel=0.05)
@@ -134,9 +139,9 @@ def test_every_scheduler_learns_and_its_rates_are_those_that_were_used(
 
 
 @pytest.mark.parametrize("name", entries("augment"))
-def test_every_augmentation_learns(name: str, sample: Summary, digits: tuple[Tensor, Tensor]) -> None:
+def test_every_augmentation_learns(name: str, sample: Split, digits: tuple[Tensor, Tensor]) -> None:
     images, labels = digits
-    settings = compose.checked([f"augment={name}", "model=cnn"], False)[1]
+    settings = compose.load_config([f"augment={name}", "model=cnn"], False)[1]
     augment = Augment(settings.augment, 0, 1, len(images), CPU)
     changed = augment(images, torch.arange(len(images)))
     assert changed.shape == images.shape
@@ -147,8 +152,8 @@ def test_every_augmentation_learns(name: str, sample: Summary, digits: tuple[Ten
     check_learned(losses, loss, accuracy)
 
 
-def test_a_network_that_does_not_learn_would_be_noticed(sample: Summary, digits: tuple[Tensor, Tensor]) -> None:
-    settings = compose.checked(["model=mlp", "scheduler=constant", "optimizer.lr=1e-7"], False)[1]
+def test_a_network_that_does_not_learn_would_be_noticed(sample: Split, digits: tuple[Tensor, Tensor]) -> None:
+    settings = compose.load_config(["model=mlp", "scheduler=constant", "optimizer.lr=1e-7"], False)[1]
     losses, _, loss, accuracy = train(settings, sample, digits)
     with pytest.raises(AssertionError, match="the training loss did not fall"):
         check_learned(losses, loss, accuracy)
@@ -156,21 +161,21 @@ def test_a_network_that_does_not_learn_would_be_noticed(sample: Summary, digits:
 
 @pytest.mark.parametrize("name", entries("stopping"))
 def test_every_way_to_stop_is_one_that_training_can_ask(name: str) -> None:
-    menu = compose.checked([f"stopping={name}"], False)[1].stopping
+    menu = compose.load_config([f"stopping={name}"], False)[1].stopping
     worse = [
         {"epoch": e, "val/loss": float(e), "val/accuracy": 0.5, "train/epoch_loss": 1.0, "seconds": 1.0}
         for e in range(1, 9)
     ]
-    stops = [n for n in range(9) if selection.stop_reason(worse[:n], menu)]
+    stops = [n for n in range(9) if early_stopping.early_stop_reason(worse[:n], menu)]
     first = {"none": 9, "patience": 1 + getattr(menu, "patience", 0), "plateau": 2 * getattr(menu, "window", 0)}[name]
     assert stops == list(range(first, 9))
 
 
 @pytest.mark.parametrize("name", entries("data"))
-def test_every_data_set_names_what_is_needed_to_fetch_and_to_check_it(name: str, sample: Summary) -> None:
-    menu = compose.checked([f"data={name}"], False)[1].data
+def test_every_data_set_names_what_is_needed_to_fetch_and_to_check_it(name: str, sample: Split) -> None:
+    menu = compose.load_config([f"data={name}"], False)[1].data
     assert menu.name == name
-    if isinstance(menu, schema.Sample):
+    if isinstance(menu, groups.SampleDataConfig):
         assert (sample.name, sample.shape, sample.classes) == (name, (28, 28), 10)
         assert sample.values["sizes"] == {"train": 4050, "validation": 450, "test": menu.test_images}
     else:
@@ -184,14 +189,14 @@ def test_every_data_set_names_what_is_needed_to_fetch_and_to_check_it(name: str,
 
 def kinds(menu: str) -> set[str]:
     """The entries that the schema has a class for."""
-    annotation = Settings.model_fields[menu].annotation
+    annotation = Config.model_fields[menu].annotation
     tag = "kind" if menu == "data" else "name"
     return {get_args(c.model_fields[tag].annotation)[0] for c in get_args(annotation)}
 
 
-@pytest.mark.parametrize("menu", compose.MENUS)
+@pytest.mark.parametrize("menu", groups.CONFIG_GROUPS)
 def test_every_class_of_the_schema_has_a_file_and_every_file_a_class(menu: str) -> None:
-    names = {getattr(compose.menu_entry(menu, name), "kind" if menu == "data" else "name") for name in entries(menu)}
+    names = {getattr(compose.load_option(menu, name), "kind" if menu == "data" else "name") for name in entries(menu)}
     assert names == kinds(menu)
     if menu != "data":
         assert names == set(entries(menu))
@@ -207,12 +212,12 @@ def test_every_network_takes_other_images_and_any_number_of_classes(
     name: str, shape: tuple[int, int], classes: int
 ) -> None:
     torch.manual_seed(0)
-    menu = compose.menu_entry("model", name)
+    menu = compose.load_option("model", name)
     if name == "cnn" and min(shape) < 23:  # what its error says to do there
         with pytest.raises(UsageError, match=r"or model\.padding=2"):
-            networks.build(menu, shape, classes, 33.0, 78.0)
+            networks.build_network(menu, shape, classes, 33.0, 78.0)
         menu = menu.model_copy(update={"padding": 2})
-    network = networks.build(menu, shape, classes, 33.0, 78.0)
+    network = networks.build_network(menu, shape, classes, 33.0, 78.0)
     images = torch.randint(0, 256, (6, *shape), dtype=torch.uint8)
     labels = torch.arange(6) % classes
     logits = network(images)
@@ -231,8 +236,8 @@ def test_every_network_takes_other_images_and_any_number_of_classes(
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (5, 5), (11, 11)])
 def test_tiny_images_are_no_trouble_for_mlp_and_cnn(shape: tuple[int, int]) -> None:
     for menu in (
-        Mlp(name="mlp", hidden=[4], activation="relu", dropout=0.0),
-        Cnn(
+        MlpConfig(name="mlp", hidden=[4], activation="relu", dropout=0.0),
+        CnnConfig(
             name="cnn",
             channels=[4] * 6,
             kernel_sizes=[3],
@@ -244,25 +249,25 @@ def test_tiny_images_are_no_trouble_for_mlp_and_cnn(shape: tuple[int, int]) -> N
             tta_shift=0,
         ),
     ):
-        logits = networks.build(menu, shape, 3, 0.0, 1.0)(torch.ones(2, *shape, dtype=torch.uint8))
+        logits = networks.build_network(menu, shape, 3, 0.0, 1.0)(torch.ones(2, *shape, dtype=torch.uint8))
         assert logits.shape == (2, 3)
         assert torch.isfinite(logits).all()
 
 
 @pytest.mark.parametrize("shape", [(11, 28), (28, 11), (8, 8), (1, 1)])
 def test_lenet_says_that_images_are_too_small(shape: tuple[int, int]) -> None:
-    menu = Lenet(name="lenet", activation="tanh", dropout=0.0)
+    menu = LenetConfig(name="lenet", activation="tanh", dropout=0.0)
     with pytest.raises(UsageError) as caught:
-        networks.build(menu, shape, 10, 0.0, 1.0)
+        networks.build_network(menu, shape, 10, 0.0, 1.0)
     assert str(caught.value) == (
         f"model = lenet needs images of at least 12 x 12 pixels, these are {shape[0]} x {shape[1]}"
     )
-    assert networks.build(menu, (12, 12), 10, 0.0, 1.0)(torch.zeros(1, 12, 12)).shape == (1, 10)
+    assert networks.build_network(menu, (12, 12), 10, 0.0, 1.0)(torch.zeros(1, 12, 12)).shape == (1, 10)
 
 
 def test_cnn_says_that_nothing_is_left_of_the_images() -> None:
     with pytest.raises(UsageError) as caught:
-        networks.build(compose.menu_entry("model", "cnn"), (9, 28), 10, 0.0, 1.0)  # type: ignore[arg-type]
+        networks.build_network(compose.load_option("model", "cnn"), (9, 28), 10, 0.0, 1.0)  # type: ignore[arg-type]
     assert str(caught.value) == (
         "model = cnn leaves nothing of images of 9 x 28 pixels after 3 of its blocks: "
         "give it fewer model.channels, smaller model.kernel_sizes, or model.padding=2"
@@ -272,7 +277,7 @@ def test_cnn_says_that_nothing_is_left_of_the_images() -> None:
 def test_the_normalisation_is_part_of_the_network() -> None:
     torch.manual_seed(0)
     for name in entries("model"):
-        network = networks.build(compose.menu_entry("model", name), (28, 28), 10, 33.5, 78.25).eval()
+        network = networks.build_network(compose.load_option("model", name), (28, 28), 10, 33.5, 78.25).eval()
         images = torch.randint(0, 256, (4, 28, 28), dtype=torch.uint8)
         by_hand = network.body(((images.double() - 33.5) / 78.25).float().unsqueeze(1))
         assert torch.allclose(network(images), by_hand, rtol=1e-4, atol=1e-5)
@@ -282,8 +287,8 @@ def test_the_normalisation_is_part_of_the_network() -> None:
 
 def test_evaluation_gives_the_mean_over_an_image_and_its_moved_copies() -> None:
     torch.manual_seed(0)
-    settings = compose.checked(["model=cnn", "model.tta_shift=2"], False)[1]
-    network = networks.build(settings.model, (28, 28), 10, 33.5, 78.25)
+    settings = compose.load_config(["model=cnn", "model.tta_shift=2"], False)[1]
+    network = networks.build_network(settings.model, (28, 28), 10, 33.5, 78.25)
     images = torch.randint(0, 256, (4, 28, 28), dtype=torch.uint8)
     down_right, up_left = torch.zeros_like(images), torch.zeros_like(images)
     down_right[:, 2:, 2:] = images[:, :-2, :-2]
@@ -302,16 +307,16 @@ def test_evaluation_gives_the_mean_over_an_image_and_its_moved_copies() -> None:
 
 @pytest.mark.parametrize("name", entries("model"))
 def test_without_views_evaluation_takes_the_network_itself(name: str) -> None:
-    menu = compose.checked([f"model={name}"], False)[1].model
-    network = networks.build(menu, (28, 28), 10, 33.5, 78.25)
+    menu = compose.load_config([f"model={name}"], False)[1].model
+    network = networks.build_network(menu, (28, 28), 10, 33.5, 78.25)
     assert networks.evaluation_network(menu, network) is network
 
 
 def test_a_model_file_holds_the_plain_network_and_is_restored_with_its_views() -> None:
-    menu = compose.checked(["model=cnn", "model.tta_shift=1"], False)[1].model
-    network = networks.build(menu, (28, 28), 10, 33.5, 78.25).eval()
+    menu = compose.load_config(["model=cnn", "model.tta_shift=1"], False)[1].model
+    network = networks.build_network(menu, (28, 28), 10, 33.5, 78.25).eval()
     held = {"network": network.state_dict(), "model": menu.model_dump(), "shape": [28, 28], "classes": 10}
-    viewed = model_file.restored({**held, "pixel_mean": 33.5, "pixel_std": 78.25, "run": "any"})
+    viewed = model_file.restore_network({**held, "pixel_mean": 33.5, "pixel_std": 78.25, "run": "any"})
     assert isinstance(viewed, networks.ShiftedViews) and viewed.shift == 1 and not viewed.network.training
     images = torch.randint(0, 256, (4, 28, 28), dtype=torch.uint8)
     assert torch.equal(viewed(images), networks.evaluation_network(menu, network)(images))
@@ -319,13 +324,13 @@ def test_a_model_file_holds_the_plain_network_and_is_restored_with_its_views() -
 
 
 def test_a_model_file_with_the_old_names_of_settings_is_read(caplog: pytest.LogCaptureFixture) -> None:
-    schema.renamed.cache_clear()
-    menu = compose.checked(["model=cnn", "model.padding=1", "model.pool_sizes=[1,2,1]"], False)[1].model
-    network = networks.build(menu, (28, 28), 10, 33.5, 78.25).eval()
+    groups.new_key.cache_clear()
+    menu = compose.load_config(["model=cnn", "model.padding=1", "model.pool_sizes=[1,2,1]"], False)[1].model
+    network = networks.build_network(menu, (28, 28), 10, 33.5, 78.25).eval()
     values = menu.model_dump()
     values |= {"kernels": values.pop("kernel_sizes"), "pools": values.pop("pool_sizes")}
     held = {"network": network.state_dict(), "model": values, "shape": [28, 28], "classes": 10}
-    again = model_file.restored({**held, "pixel_mean": 33.5, "pixel_std": 78.25, "run": "any"})
+    again = model_file.restore_network({**held, "pixel_mean": 33.5, "pixel_std": 78.25, "run": "any"})
     images = torch.randint(0, 256, (4, 28, 28), dtype=torch.uint8)
     assert torch.equal(again(images), network(images))
     told = [record.getMessage().partition(";")[0] for record in caplog.records]
@@ -336,9 +341,9 @@ def test_a_model_file_with_the_old_names_of_settings_is_read(caplog: pytest.LogC
 
 
 def test_an_image_is_not_moved_out_of_sight() -> None:
-    settings = compose.checked(["model=cnn", "model.padding=2", "model.tta_shift=9"], False)[1]
+    settings = compose.load_config(["model=cnn", "model.padding=2", "model.tta_shift=9"], False)[1]
     with pytest.raises(UsageError) as caught:
-        networks.build(settings.model, (9, 28), 10, 0.0, 1.0)
+        networks.build_network(settings.model, (9, 28), 10, 0.0, 1.0)
     assert str(caught.value) == (
         "model.tta_shift = 9 moves images of 9 x 28 pixels out of sight: at most 8, or 0 for none"
     )
@@ -355,9 +360,9 @@ def test_the_last_kernel_and_stride_are_those_of_all_further_blocks(channels: li
         "model.padding=1",
         "model.pool_sizes=[1,2,1]",
     ]
-    menu = compose.checked(given, False)[1].model
-    assert isinstance(menu, Cnn) and (menu.kernel_sizes, menu.strides) == ([5, 3, 4, 3], [2, 1, 2, 1])
-    layers = list(networks.build(menu, (28, 28), 10, 33.0, 78.0).modules())
+    menu = compose.load_config(given, False)[1].model
+    assert isinstance(menu, CnnConfig) and (menu.kernel_sizes, menu.strides) == ([5, 3, 4, 3], [2, 1, 2, 1])
+    layers = list(networks.build_network(menu, (28, 28), 10, 33.0, 78.0).modules())
     convolutions = [m for m in layers if isinstance(m, torch.nn.Conv2d)]
     assert [m.kernel_size[0] for m in convolutions] == [5, 3, 4, 3, 3][: len(channels)]
     assert [m.stride[0] for m in convolutions] == [2, 1, 2, 1, 1][: len(channels)]
@@ -378,7 +383,7 @@ def test_the_last_kernel_and_stride_are_those_of_all_further_blocks(channels: li
 def test_the_layers_are_those_that_the_settings_name(
     overrides: list[str], linear: list[tuple[int, int]], convolutions: list[tuple[int, int]]
 ) -> None:
-    network = networks.build(compose.checked(overrides, False)[1].model, (28, 28), 10, 33.0, 78.0)
+    network = networks.build_network(compose.load_config(overrides, False)[1].model, (28, 28), 10, 33.0, 78.0)
     layers = list(network.modules())
     assert [(m.in_features, m.out_features) for m in layers if isinstance(m, torch.nn.Linear)] == linear
     assert [(m.in_channels, m.out_channels) for m in layers if isinstance(m, torch.nn.Conv2d)] == convolutions
@@ -386,8 +391,8 @@ def test_the_layers_are_those_that_the_settings_name(
 
 @pytest.mark.parametrize("name", entries("model"))
 def test_dropout_and_activation_are_those_that_the_settings_name(name: str) -> None:
-    settings = compose.checked([f"model={name}", "model.dropout=0.25", "model.activation=gelu"], False)[1]
-    layers = list(networks.build(settings.model, (28, 28), 10, 33.0, 78.0).modules())
+    settings = compose.load_config([f"model={name}", "model.dropout=0.25", "model.activation=gelu"], False)[1]
+    layers = list(networks.build_network(settings.model, (28, 28), 10, 33.0, 78.0).modules())
     dropouts = [m.p for m in layers if isinstance(m, torch.nn.Dropout)]
     assert dropouts
     assert set(dropouts) == {0.25}
@@ -407,8 +412,10 @@ def test_dropout_and_activation_are_those_that_the_settings_name(name: str) -> N
 def test_the_optimizer_has_the_settings_values(name: str, cls: type, expected: dict[str, Any]) -> None:
     values = {"lr": 0.125, **expected}
     given = [f"optimizer.{key}={list(v) if isinstance(v, tuple) else str(v).lower()}" for key, v in values.items()]
-    menu = compose.checked([f"optimizer={name}", *(line.replace(" ", "") for line in given)], False)[1].optimizer
-    made = optimizers.build(menu, networks.build(compose.menu_entry("model", "mlp"), (28, 28), 10, 33.0, 78.0))
+    menu = compose.load_config([f"optimizer={name}", *(line.replace(" ", "") for line in given)], False)[1].optimizer
+    made = optimizers.build_optimizer(
+        menu, networks.build_network(compose.load_option("model", "mlp"), (28, 28), 10, 33.0, 78.0)
+    )
     assert isinstance(made, cls)
     assert type(made).__name__ == cls.__name__
     assert {key: made.param_groups[0][key] for key in values} == values
@@ -419,10 +426,10 @@ def test_the_optimizer_has_the_settings_values(name: str, cls: type, expected: d
 def test_the_optimizer_does_what_pytorchs_own_does(name: str) -> None:
     """To the bit, through a state that is saved and taken up, with hooks called, and without tracking gradients."""
     own = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}
-    menu = compose.menu_entry("optimizer", name)
-    network = networks.build(compose.menu_entry("model", "mlp"), (28, 28), 10, 33.0, 78.0)
+    menu = compose.load_option("optimizer", name)
+    network = networks.build_network(compose.load_option("model", "mlp"), (28, 28), 10, 33.0, 78.0)
     twin = copy.deepcopy(network)
-    made = optimizers.build(menu, network)
+    made = optimizers.build_optimizer(menu, network)
     theirs: list[dict[str, Any]] = [
         {**group, "params": [p for p in twin.parameters() if (p.ndim > 1) == (i == 0)]}
         for i, group in enumerate(made.param_groups)
@@ -447,7 +454,7 @@ def test_the_optimizer_does_what_pytorchs_own_does(name: str) -> None:
 # ---------------------------------------------------------------- as it is typed
 
 
-def test_a_sweep_over_whole_menus_from_the_shell(sample: Summary, tmp_path: Path) -> None:
+def test_a_sweep_over_whole_menus_from_the_shell(sample: Split, tmp_path: Path) -> None:
     """`-m` with all schedulers and ways to stop; the journals hold the rates of the formulas."""
     for name in ("conf", "src/bestepoch"):
         shutil.copytree(CHECKOUT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -478,8 +485,8 @@ def test_a_sweep_over_whole_menus_from_the_shell(sample: Summary, tmp_path: Path
         seen.add((given["scheduler"], given["stopping"]))
         with (tmp_path / job["run"] / "iterations.csv").open() as file:
             rows = list(csv.DictReader(file))
-        plan = Plan(4050, 1500, 4)
-        menu = compose.menu_entry("scheduler", given["scheduler"])
+        plan = TrainingPlan(4050, 1500, 4)
+        menu = compose.load_option("scheduler", given["scheduler"])
         expected = [learning_rate(menu, 0.01, plan, i, [9.0] if i > 3 else []) for i in range(1, 5)]
         assert [float(row["lr"]) for row in rows] == expected
         assert [int(row["epoch"]) for row in rows] == [1, 1, 1, 2]

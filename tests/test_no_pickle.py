@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bestepoch.base import files
-from bestepoch.base.files import UsageError
+from bestepoch.base import paths
+from bestepoch.base.errors import UsageError
 from bestepoch.runs import checkpoint
 
 UNPICKLERS = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle"}
@@ -40,7 +40,7 @@ def unpickles(source: str) -> list[str]:
 
 
 def test_nothing_in_the_project_unpickles() -> None:
-    sources = {path.name: path.read_text() for path in files.PACKAGE.rglob("*.py")}
+    sources = {path.name: path.read_text() for path in paths.PACKAGE.rglob("*.py")}
     assert {name: found for name, source in sources.items() if (found := unpickles(source))} == {}
     # the calls that are looked at are there
     assert "torch.load(" in sources["checkpoint.py"] and "np.load(" in sources["data.py"]
@@ -93,7 +93,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_does_not(
         torch.save(content, path, _use_new_zipfile_serialization=made == "as a checkpoint")
     with pytest.raises(UsageError, match=r"state/iteration-000000007\.pt cannot be read: "):
         checkpoint.load(path)
-    assert checkpoint.newest_state(tmp_path) is None
+    assert checkpoint.load_newest_state(tmp_path) is None
     assert not trace.exists()
     # it would
     torch.load(path, weights_only=False) if made != "as a plain pickle" else pickle.loads(path.read_bytes())

@@ -14,12 +14,13 @@ from mlflow import MlflowClient
 
 import live
 from bestepoch.base.config import compose
-from bestepoch.base.files import UsageError
-from bestepoch.components.data.split import Summary
+from bestepoch.base.errors import UsageError
+from bestepoch.components.data.split import Split
 from bestepoch.evaluation.selection import best_epoch
 from bestepoch.runs import checkpoint
-from bestepoch.runs.journal import Journal, read
+from bestepoch.runs.journal import Journal
 from bestepoch.runs.run import Run
+from bestepoch.runs.tables import read_rows
 from bestepoch.training import loop, session
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("not_finite")]
@@ -46,7 +47,7 @@ def test_mlflow_has_the_run_as_failed_with_the_reason(tmp_path: Path) -> None:
     assert f"bestepoch: {reason}\n" in printed and "Traceback" not in printed
     # the epoch in which it happened is none, so it cannot be the best
     assert [row["epoch"] for row in live.table(run / "epochs.csv")] == ["1"]
-    assert best_epoch(read(run / "epochs.csv"), "val/loss", "min")["epoch"] == 1
+    assert best_epoch(read_rows(run / "epochs.csv"), "val/loss", "min")["epoch"] == 1
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["epoch-0001.pt"]
     points = live.journal_points(run)
     assert all(math.isfinite(value) for curve in points.values() for _, value in curve)
@@ -62,22 +63,22 @@ def test_the_journal_tells_of_the_first_bad_loss_once_it_has_looked(value: float
     journal._closing.set()  # nothing is looked at before the test says so
     journal._thread.join()
     for iteration, loss in ((1, 0.5), (2, value), (3, math.nan)):
-        journal.iteration(iteration, 1, torch.tensor(loss), 0.1 * iteration)
+        journal.log_iteration(iteration, 1, torch.tensor(loss), 0.1 * iteration)
     assert journal.not_finite is None
     journal.flush()
     assert journal.not_finite is not None
     assert journal.not_finite[:2] == (2, 0.2)
     assert str(journal.not_finite[2]) == str(value)
-    journal.iteration(4, 1, torch.tensor(value), 0.4)
+    journal.log_iteration(4, 1, torch.tensor(value), 0.4)
     journal.close()
     assert journal.not_finite[0] == 2
-    assert [str(row["train/loss"]) for row in read(tmp_path / "iterations.csv")] == [
+    assert [str(row["train/loss"]) for row in read_rows(tmp_path / "iterations.csv")] == [
         *("0.5", str(value), "nan", str(value)),
     ]
 
 
 @pytest.fixture
-def as_on_a_gpu(sample: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+def as_on_a_gpu(sample: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
     """Trains with losses that are tensors, the ``bad``-th of them no number, though nothing stops the update."""
     monkeypatch.chdir(Path(__file__).parents[1])
     given = [*live.SAMPLE, "tracking.mlflow=false", "tracking.tensorboard=false", "model=mlp", "model.hidden=[8]"]
@@ -93,7 +94,7 @@ def as_on_a_gpu(sample: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             inner(*rest, told, **named)
 
         overrides = [*given, "train.epochs=3", "train.batch_size=450", f"checkpoint.every_seconds={every}"]
-        settings = compose.checked(overrides, False)[1]
+        settings = compose.load_config(overrides, False)[1]
         (tmp_path / "dvc.yaml").touch()
         with monkeypatch.context() as patch:
             patch.chdir(tmp_path)
@@ -114,12 +115,12 @@ def as_on_a_gpu(sample: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_spoiled_weights_are_never_kept(bad: int, every: str, as_on_a_gpu: Callable[..., Run]) -> None:
     """Whether the state is saved after each update, now and then, or with the epoch alone."""
     run = as_on_a_gpu(bad, every)
-    kept = [checkpoint.load(path)["iteration"] for path in checkpoint.states(run.folder)]
+    kept = [checkpoint.load(path)["iteration"] for path in checkpoint.list_states(run.folder)]
     assert all(iteration < bad for iteration in kept)
     if every == "1e-9":
         assert kept[:1] == [bad - 1][: bad - 1]
     whole = (bad - 1) // PER_EPOCH
-    assert [row["epoch"] for row in read(run.folder / "epochs.csv")] == list(range(1, whole + 1))
+    assert [row["epoch"] for row in read_rows(run.folder / "epochs.csv")] == list(range(1, whole + 1))
     assert sorted(path.name for path in run.folder.glob("checkpoints/*")) == [
         f"epoch-{epoch:04d}.pt" for epoch in range(1, whole + 1)
     ]

@@ -15,13 +15,13 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from bestepoch.base.config import compose, schema
-from bestepoch.base.config.schema import Settings
-from bestepoch.base.files import UsageError
-from bestepoch.components.data.split import Summary
-from bestepoch.evaluation.evaluate import _split
+from bestepoch.base.config import compose, groups, schema
+from bestepoch.base.config.schema import Config
+from bestepoch.base.errors import UsageError
+from bestepoch.components.data.split import Split
 from bestepoch.runs.run import Run
 from bestepoch.splitting import ensure
+from bestepoch.splitting.ensure import find_split_of_run
 from bestepoch.training import session
 
 CHECKOUT = Path(__file__).parents[1]
@@ -101,8 +101,8 @@ def test_a_second_home_would_be_found(spoil: Callable[[Any], None]) -> None:
 
 def test_the_menus_are_the_folders_and_the_settings_know_them() -> None:
     assert sorted(MENUS) == sorted({path.name for path in CONF.iterdir() if path.is_dir()} - PRESETS)
-    assert tuple(MENUS) == compose.MENUS
-    assert set(Settings.model_fields) == {*MENUS, *CONFIG} - {"defaults", "hydra"}
+    assert tuple(MENUS) == groups.CONFIG_GROUPS
+    assert set(Config.model_fields) == {*MENUS, *CONFIG} - {"defaults", "hydra"}
     assert len(CHOICES) >= 20
 
 
@@ -116,7 +116,7 @@ def test_a_menu_file_holds_only_what_belongs_to_its_choice(menu: str, entry: str
     assert values["name"] == entry
     assert menu not in CONFIG
     # composed, they are the file's own values, and only what is optional is added
-    composed = getattr(compose.checked([f"{menu}={entry}"], False)[1], menu).model_dump()
+    composed = getattr(compose.load_config([f"{menu}={entry}"], False)[1], menu).model_dump()
     assert {path: value for path, value in leaves(composed) if value is not None} == {
         path: value for path, value in leaves(values) if value is not None
     }
@@ -131,11 +131,11 @@ def test_the_schema_is_no_second_home() -> None:
         f"{c.__name__}.{name}" for c in classes for name, field in c.model_fields.items() if not field.is_required()
     }
     # what a data set may have: null stands for "has none", no value is named
-    optional = {f"Checksums.{role}" for role in schema.Checksums.model_fields} | {"Idx.md5", "Idx.fallback"}
+    optional = {f"Checksums.{role}" for role in groups.Checksums.model_fields} | {"Idx.md5", "Idx.fallback"}
     assert with_default == optional
-    assert all(field.default is None for field in schema.Checksums.model_fields.values())
-    assert schema.Idx.model_fields["fallback"].default is None
-    assert schema.Idx.model_fields["md5"].default == schema.Checksums()
+    assert all(field.default is None for field in groups.Checksums.model_fields.values())
+    assert groups.IdxDataConfig.model_fields["fallback"].default is None
+    assert groups.IdxDataConfig.model_fields["md5"].default == groups.Checksums()
 
 
 @pytest.mark.parametrize("name", ["train", "sweep"])
@@ -256,28 +256,28 @@ class Asked(Exception):
 
 
 def test_training_under_dvc_takes_the_pipelines_split_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    def pipeline_split() -> Summary:
+    def pipeline_split() -> Split:
         raise Asked
 
-    monkeypatch.setattr(ensure, "pipeline_split", pipeline_split)
+    monkeypatch.setattr(ensure, "read_pipeline_split", pipeline_split)
     monkeypatch.setattr(ensure, "_prepare", lambda settings, folder: pytest.fail("fetched and split"))
     assert "publish=results/train" in PIPELINE["stages"]["train"]["cmd"].split()
     with pytest.raises(Asked):
-        session.main(compose.checked(["publish=results/train"], False)[1])
+        session.main(compose.load_config(["publish=results/train"], False)[1])
 
 
 def test_evaluation_under_dvc_takes_the_pipelines_split_and_no_other(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    there = Summary(tmp_path, {"checksum": "abc"})
-    monkeypatch.setattr(ensure, "pipeline_split", lambda: there)
-    monkeypatch.setattr(ensure, "split_for", lambda settings: pytest.fail("fetched and split"))
-    settings = compose.checked([], False)[1]
+    there = Split(tmp_path, {"checksum": "abc"})
+    monkeypatch.setattr(ensure, "read_pipeline_split", lambda: there)
+    monkeypatch.setattr(ensure, "ensure_split", lambda settings: pytest.fail("fetched and split"))
+    settings = compose.load_config([], False)[1]
     run = Run(tmp_path, {"data": {"checksum": "abc"}})
-    assert _split(run, settings, pipeline=True) is there
+    assert find_split_of_run(run, settings, pipeline=True) is there
     run = Run(tmp_path, {"data": {"checksum": "abd"}})
     with pytest.raises(UsageError, match=r"data/split is not what results/train was trained on.*dvc repro"):
-        _split(run, settings, pipeline=True)
+        find_split_of_run(run, settings, pipeline=True)
 
 
 def test_files_beside_the_code_are_tracked_by_the_stages_that_read_them() -> None:
@@ -341,12 +341,12 @@ def sections(module: str, stage: str) -> set[str]:
             if not isinstance(node, ast.Attribute):
                 continue
             kept = ast.unparse(node.value) in ("self.settings", "settings")  # by an object, or under a local name
-            if kept and node.attr in Settings.model_fields:
+            if kept and node.attr in Config.model_fields:
                 found.add(node.attr)
             elif isinstance(node.value, ast.Name) and node.value.id in names:
                 if node.attr == "training":
-                    found |= set(compose.checked([], False)[1].training())
-                elif node.attr in Settings.model_fields:
+                    found |= set(compose.load_config([], False)[1].training())
+                elif node.attr in Config.model_fields:
                     found.add(node.attr)
                 else:
                     assert node.attr == "model_copy", f"{module}.{function.name} reads the settings by {node.attr}"
@@ -375,7 +375,7 @@ def tracked_sections(stage: str) -> set[str]:
     there = tracked(stage, choice)
     of_params, of_config = there.get("params.yaml") or set(), there.get("conf/config.yaml") or set()
     found = set()
-    for section in Settings.model_fields:
+    for section in Config.model_fields:
         needed = []
         if section in MENUS:
             needed = [section in of_params, there.get(f"conf/{section}/{choice[section]}.yaml", set()) is None]
@@ -423,7 +423,7 @@ def test_the_options_of_the_command_line_are_null_in_the_file() -> None:
 
 
 def test_training_publishes_nothing_of_the_selection() -> None:
-    assert "selection" not in compose.checked([], False)[1].training()
+    assert "selection" not in compose.load_config([], False)[1].training()
 
 
 # ---------------------------------------------------------------- which files of conf/ a stage can read
@@ -431,7 +431,7 @@ def test_training_publishes_nothing_of_the_selection() -> None:
 
 def opened(monkeypatch: pytest.MonkeyPatch, overrides: list[str]) -> set[str]:
     """The files of conf/ that Hydra loads for these overrides."""
-    compose.checked([], False)  # the first time in a process, Hydra loads its plugins' modules anew
+    compose.load_config([], False)  # the first time in a process, Hydra loads its plugins' modules anew
     from hydra._internal.core_plugins import file_config_source
 
     names: set[str] = set()
@@ -448,7 +448,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, overrides: list[str]) -> set[str]:
     original = file_config_source.OmegaConf
     with monkeypatch.context() as patch:
         patch.setattr(file_config_source, "OmegaConf", Recorder())
-        compose.checked(overrides, False)
+        compose.load_config(overrides, False)
     return names
 
 
@@ -471,7 +471,7 @@ def test_each_file_of_conf_that_a_choice_brings_in_is_tracked(
 
 def test_the_data_set_that_may_stand_in_is_tracked_as_well() -> None:
     entries = [entry for menu, entry in CHOICES if menu == "data"]
-    possible = set(get_args(get_args(schema.Idx.model_fields["fallback"].annotation)[0]))
+    possible = set(get_args(get_args(groups.IdxDataConfig.model_fields["fallback"].annotation)[0]))
     named = {yaml.safe_load((CONF / "data" / f"{entry}.yaml").read_text()).get("fallback") for entry in entries}
     assert named == {None, "mnist_sample"}
     assert possible == {"mnist_sample"}

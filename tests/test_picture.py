@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bestepoch.components.data.split import Summary, load
+from bestepoch.components.data.split import Split, load_part
 from bestepoch.prediction import digit_image
 
 Pixels = np.ndarray
 
 
 @pytest.fixture(scope="module")
-def images(sample: Summary) -> Pixels:
+def images(sample: Split) -> Pixels:
     """Real MNIST test images, 50 of each digit."""
-    return load(sample.folder, "test")[0].numpy()
+    return load_part(sample.folder, "test")[0].numpy()
 
 
 def image(pixels: Any, mode: str | None = None) -> Image.Image:
@@ -27,7 +27,7 @@ def image(pixels: Any, mode: str | None = None) -> Image.Image:
 
 
 def seen(of: Image.Image) -> Pixels:
-    return digit_image.digit(digit_image.ink(digit_image.grey(of)))
+    return digit_image.centre_digit(digit_image.foreground(digit_image.to_grayscale(of)))
 
 
 def drawn(digit: Pixels, size: tuple[int, int], at: tuple[int, int], side: int) -> Image.Image:
@@ -152,6 +152,6 @@ def test_a_photograph_is_turned_as_the_camera_says(images: Pixels) -> None:
 @pytest.mark.parametrize("shade", [0, 130, 255])
 def test_on_a_blank_picture_nothing_is_seen(shade: int) -> None:
     noise = np.random.default_rng(0).integers(-10, 11, (60, 80))
-    assert not digit_image.ink(digit_image.grey(image(np.full((60, 80), shade)))).any()
-    assert not digit_image.ink(digit_image.grey(image((shade + noise).clip(0, 255)))).any()
-    assert not digit_image.ink(digit_image.grey(image([[shade]]))).any()
+    assert not digit_image.foreground(digit_image.to_grayscale(image(np.full((60, 80), shade)))).any()
+    assert not digit_image.foreground(digit_image.to_grayscale(image((shade + noise).clip(0, 255)))).any()
+    assert not digit_image.foreground(digit_image.to_grayscale(image([[shade]]))).any()

@@ -14,16 +14,14 @@ from mlflow import MlflowClient
 
 import live
 from bestepoch.base.config import compose
-from bestepoch.base.config.schema import Device
-from bestepoch.base.files import UsageError
-from bestepoch.components.data.split import load
-from bestepoch.components.models import networks
+from bestepoch.base.config.schema import DeviceConfig
+from bestepoch.base.errors import UsageError
+from bestepoch.components.data.split import load_part
+from bestepoch.components.models import inference, networks
 from bestepoch.runs import checkpoint
 from bestepoch.splitting import ensure
-from bestepoch.training import loop
-from bestepoch.training.device import choose_device
-from bestepoch.training.distributed import World
-from bestepoch.training.precision import settled, trained_as
+from bestepoch.training.device import choose_device, resolve_auto, wrap_for_training
+from bestepoch.training.distributed import DistributedContext
 
 pytestmark = pytest.mark.xdist_group("precision")
 OFF = ("tracking.tensorboard=false",)
@@ -31,9 +29,9 @@ BASE = (*live.SAMPLE, *OFF, "train.epochs=2")
 SMALL = ("model.channels=[4,8]", "optimizer.lr=0.005")
 
 
-def menu(**values: Any) -> Device:
+def menu(**values: Any) -> DeviceConfig:
     given = {"name": "cpu", "threads": 1, "precision": "float32", "cuda_graphs": "auto"}
-    return Device.model_validate({**given, **values})
+    return DeviceConfig.model_validate({**given, **values})
 
 
 @pytest.fixture(scope="module")
@@ -53,16 +51,16 @@ def losses(run: Path) -> torch.Tensor:
 
 
 def network_of(run: Path) -> networks.Network:
-    settings = compose.checked([*BASE, *SMALL], False)[1]
-    split = ensure.split_for(settings)
-    network = networks.build(settings.model, split.shape, split.classes, 0.0, 1.0)  # what is loaded has its own
+    settings = compose.load_config([*BASE, *SMALL], False)[1]
+    split = ensure.ensure_split(settings)
+    network = networks.build_network(settings.model, split.shape, split.classes, 0.0, 1.0)  # what is loaded has its own
     network.load_state_dict(checkpoint.load(checkpoint.weights_path(run, 2))["network"])
     return network
 
 
 def test_as_it_is_nothing_stands_between_training_and_the_network() -> None:
     network = torch.nn.Linear(2, 2)
-    assert trained_as(menu(), network) is network
+    assert wrap_for_training(menu(), network) is network
 
 
 def test_what_cannot_be_repeated_is_refused() -> None:
@@ -86,17 +84,17 @@ def test_auto_is_bfloat16_where_the_processor_multiplies_it(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     cpu = torch.device("cpu")
-    auto = compose.checked(["device.precision=auto"], False)[1]
-    found = settled(auto, cpu).device
+    auto = compose.load_config(["device.precision=auto"], False)[1]
+    found = resolve_auto(auto, cpu).device
     assert (found.precision, found.cuda_graphs) == (meant, False)
-    assert settled(auto, cpu).model_copy(update={"device": auto.device}) == auto, "nothing else is changed"
+    assert resolve_auto(auto, cpu).model_copy(update={"device": auto.device}) == auto, "nothing else is changed"
     for small in ("mlp", "lenet"):
-        settings = compose.checked(["device.precision=auto", f"model={small}"], False)[1]
-        assert settled(settings, cpu).device.precision == "float32"
+        settings = compose.load_config(["device.precision=auto", f"model={small}"], False)[1]
+        assert resolve_auto(settings, cpu).device.precision == "float32"
     for asked in ("float32", "bfloat16"):
-        settings = compose.checked([f"device.precision={asked}"], False)[1]
+        settings = compose.load_config([f"device.precision={asked}"], False)[1]
         wanted = settings.device.model_copy(update={"cuda_graphs": False})
-        assert settled(settings, cpu) == settings.model_copy(update={"device": wanted})
+        assert resolve_auto(settings, cpu) == settings.model_copy(update={"device": wanted})
 
 
 @pytest.mark.parametrize(
@@ -116,8 +114,8 @@ def test_auto_on_a_gpu_replays_where_it_can_and_then_is_bfloat16_where_the_gpu_m
     given: tuple[str, ...], processes: int, meant: tuple[str, bool], multiplies: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: multiplies)
-    settings = compose.checked([*given], False)[1]
-    found = settled(settings, torch.device("cuda"), World(size=processes)).device
+    settings = compose.load_config([*given], False)[1]
+    found = resolve_auto(settings, torch.device("cuda"), DistributedContext(size=processes)).device
     if not multiplies and "device.precision=bfloat16" not in given:
         meant = ("float32", meant[1])
     assert (found.precision, found.cuda_graphs) == meant
@@ -125,7 +123,7 @@ def test_auto_on_a_gpu_replays_where_it_can_and_then_is_bfloat16_where_the_gpu_m
 
 def test_a_run_is_the_same_whether_it_is_replayed_or_not() -> None:
     given = (["device.precision=float32", f"device.cuda_graphs={on}"] for on in ("true", "false", "auto"))
-    one, *others = (compose.checked(overrides, False)[1].training() for overrides in given)
+    one, *others = (compose.load_config(overrides, False)[1].training() for overrides in given)
     assert others == [one, one]
 
 
@@ -137,17 +135,17 @@ def test_a_run_is_the_same_whether_it_is_replayed_or_not() -> None:
     ],
 )
 def test_a_graph_that_cannot_be_is_refused_where_it_is_asked_for(device: str, processes: int, why: str) -> None:
-    settings = compose.checked(["device.cuda_graphs=true"], False)[1]
+    settings = compose.load_config(["device.cuda_graphs=true"], False)[1]
     with pytest.raises(UsageError, match=f"^device.cuda_graphs = true {why}: leave it at auto$"):
-        settled(settings, torch.device(device), World(size=processes))
+        resolve_auto(settings, torch.device(device), DistributedContext(size=processes))
 
 
 def test_a_torch_that_does_not_tell_what_the_processor_can_do_trains_in_single_precision(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    auto = compose.checked(["device.precision=auto"], False)[1]
-    assert settled(auto, torch.device("cpu")).device.precision == "float32"
+    auto = compose.load_config(["device.precision=auto"], False)[1]
+    assert resolve_auto(auto, torch.device("cpu")).device.precision == "float32"
 
 
 def test_a_run_is_known_by_what_auto_means_on_its_machine(project: Path, tmp_path: Path) -> None:
@@ -165,7 +163,7 @@ def test_products_are_in_bfloat16_and_weights_gradients_and_logits_in_single_pre
     seen = []
     body[1].register_forward_hook(lambda _, given, result: seen.append(result.dtype))
     pixels = torch.randint(0, 255, (5, 4, 4), dtype=torch.uint8)
-    logits = trained_as(menu(precision="bfloat16"), network)(pixels)
+    logits = wrap_for_training(menu(precision="bfloat16"), network)(pixels)
     logits.sum().backward()
     assert seen == [torch.bfloat16] and logits.dtype == torch.float32
     assert {p.dtype for p in network.parameters()} == {torch.float32}
@@ -187,10 +185,10 @@ def test_a_run_in_bfloat16_learns_alike_is_evaluated_in_float32_and_resumes_to_t
     assert (ours - theirs).abs().max() < 0.1
     # what validation says is what the kept weights do in single precision
     monkeypatch.chdir(copy)
-    split = ensure.split_for(compose.checked([*BASE, *SMALL], False)[1])
-    images, labels = load(split.folder, "validation")
+    split = ensure.ensure_split(compose.load_config([*BASE, *SMALL], False)[1])
+    images, labels = load_part(split.folder, "validation")
     network = network_of(run)
-    fared = loop.score(loop.predict(network, images), labels, 0.1)
+    fared = inference.score_examples(inference.predict(network, images), labels, 0.1)
     (row,) = (row for row in live.table(run / "epochs.csv") if row["epoch"] == "2")
     assert float(row["val/loss"]) == fared.loss and float(row["val/accuracy"]) == fared.accuracy
     (stored,) = live.mlflow_runs(MlflowClient(tracking_uri=live.store(copy)))

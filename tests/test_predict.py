@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 import live
-from bestepoch.base.files import UsageError
-from bestepoch.components.models.model_file import restored
-from bestepoch.prediction.predict import as_trained
+from bestepoch.base.errors import UsageError
+from bestepoch.components.models.model_file import restore_network
+from bestepoch.prediction.predict import preprocess
 from pipeline import edit
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("predict")]
@@ -53,7 +53,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Ready:
 def test_a_network_that_other_code_has_trained_is_not_guessed_at() -> None:
     before = {"name": "cnn", "channels": [4], "first_kernel": 5, "first_stride": 2, "kernel": 3, "padding": 0}
     with pytest.raises(UsageError) as caught:
-        restored({"model": before | {"activation": "relu", "dropout": 0.0}, "run": "mnist-cnn-adamw-s0"})
+        restore_network({"model": before | {"activation": "relu", "dropout": 0.0}, "run": "mnist-cnn-adamw-s0"})
     assert str(caught.value) == (
         "The network of run mnist-cnn-adamw-s0 has other settings than conf/model/cnn.yaml by now: it was trained by "
         "other code. Check that out, or train it again: dvc repro"
@@ -224,6 +224,6 @@ def test_a_model_that_is_none_is_answered_in_a_line(ready: Ready, wrong: Path, m
 def test_only_digits_are_made_like_mnists() -> None:
     grey = np.arange(12.0).reshape(3, 4)
     chosen = {"data": "mine", "shape": [3, 4]}
-    np.testing.assert_array_equal(as_trained(Path("a.png"), grey, chosen), grey)
+    np.testing.assert_array_equal(preprocess(Path("a.png"), grey, chosen), grey)
     with pytest.raises(UsageError, match=r"a\.png has 4 × 3 pixels, and the model was trained on mine, 5 × 3\."):
-        as_trained(Path("a.png"), grey, {**chosen, "shape": [3, 5]})
+        preprocess(Path("a.png"), grey, {**chosen, "shape": [3, 5]})

@@ -25,13 +25,13 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from sklearn.metrics import precision_score, recall_score
 
 import live
-from bestepoch.base.config import schema
+from bestepoch.base.config import groups, schema
 from bestepoch.components.models import networks
-from bestepoch.evaluation import report
+from bestepoch.evaluation import predictions, report
 from bestepoch.evaluation.diagnosis import Diagnosis
 from bestepoch.runs import timing
-from bestepoch.runs.journal import columns, read
 from bestepoch.runs.run import Run
+from bestepoch.runs.tables import read_columns, read_rows
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 FIGURES = {"loss", "accuracy", "gap", "train_loss", "lr", "confusion", "calibration"}
@@ -119,8 +119,8 @@ def tested(folder: Path, trained: Path) -> dict[str, np.ndarray]:
     """The test images and the probabilities that the chosen network gives, without the evaluation's own code."""
     data = json.loads((trained / "run.json").read_text())["data"]
     state = torch.load(trained / "evaluate/model.pt", weights_only=True)
-    network = networks.build(
-        schema.Mlp(**state["model"]), tuple(data["shape"]), 10, state["pixel_mean"], state["pixel_std"]
+    network = networks.build_network(
+        groups.MlpConfig(**state["model"]), tuple(data["shape"]), 10, state["pixel_mean"], state["pixel_std"]
     )
     network.load_state_dict(state["network"])
     with np.load(folder / data["folder"] / "test.npz") as arrays:
@@ -284,7 +284,7 @@ def test_the_times_are_the_recorded_ones(page: str, trained: Path) -> None:
     text = Content(page).text
     assert f"training {math.fsum(float(row['seconds']) for row in epochs):.1f} s," in text
     assert f"start to end {info['ended'] - info['started']:.1f} s" in text
-    assert f"of the command {timing.told(info['spent'], info['peak_memory'])}" in text
+    assert f"of the command {timing.format_breakdown(info['spent'], info['peak_memory'])}" in text
     assert re.search(r"testing \d+\.\d s, 500 images, once", text)
 
 
@@ -327,26 +327,26 @@ def test_dvc_reads_the_metrics(folder: Path, trained: Path, metrics: dict[str, A
 
 def test_a_calibration_error_by_hand() -> None:
     confidence = np.array([0.95, 0.95, 0.95, 0.95, 0.55])
-    bins = report.calibration(confidence, np.array([True, True, True, False, False]))
+    bins = predictions.calibration_bins(confidence, np.array([True, True, True, False, False]))
     assert [b["images"] for b in bins] == [1, 4]
     assert [(b["left"], b["right"]) for b in bins] == [(8 / 15, 9 / 15), (14 / 15, 1)]
     assert [b["accuracy"] for b in bins] == [0, 0.75]
     # 1/5 × |0 − 0.55| + 4/5 × |0.75 − 0.95|
-    assert report.calibration_error(bins) == pytest.approx(0.27, abs=1e-12)
+    assert predictions.calibration_error(bins) == pytest.approx(0.27, abs=1e-12)
 
 
 def test_a_bin_has_its_right_edge_and_not_its_left_one() -> None:
     edges = np.arange(1, 16) / 15
-    bins = report.calibration(edges, np.ones(15, dtype=bool))
+    bins = predictions.calibration_bins(edges, np.ones(15, dtype=bool))
     assert [b["images"] for b in bins] == [1] * 15
     assert [b["right"] for b in bins] == edges.tolist()
-    assert report.calibration(np.array([np.nextafter(0.2, 1)]), np.array([True]))[0]["left"] == 0.2
-    assert report.calibration(np.array([1 + 1e-15]), np.array([True]))[0]["right"] == 1
+    assert predictions.calibration_bins(np.array([np.nextafter(0.2, 1)]), np.array([True]))[0]["left"] == 0.2
+    assert predictions.calibration_bins(np.array([1 + 1e-15]), np.array([True]))[0]["right"] == 1
 
 
 def test_always_right_and_always_sure_is_calibrated() -> None:
-    assert report.calibration_error(report.calibration(np.ones(7), np.ones(7, dtype=bool))) == 0
-    assert report.calibration_error(report.calibration(np.ones(7), np.zeros(7, dtype=bool))) == 1
+    assert predictions.calibration_error(predictions.calibration_bins(np.ones(7), np.ones(7, dtype=bool))) == 0
+    assert predictions.calibration_error(predictions.calibration_bins(np.ones(7), np.zeros(7, dtype=bool))) == 1
 
 
 def test_the_calibration_error_is_that_of_a_plain_sum(metrics: dict[str, Any], tested: dict[str, np.ndarray]) -> None:
@@ -363,8 +363,8 @@ def test_the_calibration_error_is_that_of_a_plain_sum(metrics: dict[str, Any], t
     for n in (1, 2, 30, 1000):
         confidence = [draw.uniform(0.1, 1) for _ in range(n)]
         correct = [draw.random() < 0.7 for _ in range(n)]
-        bins = report.calibration(np.array(confidence), np.array(correct))
-        assert report.calibration_error(bins) == pytest.approx(plain(confidence, correct), abs=1e-12)
+        bins = predictions.calibration_bins(np.array(confidence), np.array(correct))
+        assert predictions.calibration_error(bins) == pytest.approx(plain(confidence, correct), abs=1e-12)
     sure, predicted = tested["probabilities"].max(1), tested["probabilities"].argmax(1)
     error = plain(sure.tolist(), (predicted == tested["labels"]).tolist())
     assert metrics["test_ece"] == pytest.approx(error, abs=1e-6)
@@ -391,7 +391,7 @@ def write(
     run.info["data"] = {**run.info["data"], "classes": classes}
     config = info.pop("config", {})
     run.info = {**run.info, **info, "config": {**run.info["config"], **config}}
-    rows, iterations = read(trained / "epochs.csv"), columns(trained / "iterations.csv")
+    rows, iterations = read_rows(trained / "epochs.csv"), read_columns(trained / "iterations.csv")
     if epochs is not None:
         rows = [{**rows[0], "epoch": float(i), "val/loss": 2 / i, "iteration": float(i)} for i in range(1, epochs + 1)]
         iterations = {key: np.resize(values, epochs) for key, values in iterations.items()}
@@ -402,22 +402,22 @@ def write(
     predicted = actual.copy()
     predicted[:mistakes] = (actual[:mistakes] + 1) % classes
     images = draw.integers(0, 256, (500, 28, 28), np.uint8)
-    tested = report.Tested(images, actual, predicted, draw.uniform(0.5, 1, 500), seconds=0.1)
+    tested = predictions.TestPredictions(images, actual, predicted, draw.uniform(0.5, 1, 500), seconds=0.1)
     result = {"epoch": len(rows), "val_loss": 0.5, "val_accuracy": 0.9}
     values = {
         "best_epoch": len(rows), "last_epoch": len(rows), "val_loss": 0.5, "val_accuracy": 0.9, "last": result,
         "test_accuracy": 1 - mistakes / 500, "test_accuracy_low": 0.9, "test_accuracy_high": 1.0,
-        "test_ece": report.calibration_error(tested.calibration()), **(metrics or {}),
+        "test_ece": predictions.calibration_error(tested.calibration()), **(metrics or {}),
     }  # fmt: skip
-    choice = schema.Selection(
+    choice = schema.SelectionConfig(
         **{"metric": "val/loss", "mode": "min", "rule": "best", "smoothing": 1, **(selection or {})}
     )
-    stopping = schema.Patience(
+    stopping = groups.PatienceStoppingConfig(
         name="patience", metric="val/loss", mode="min", min_delta=0.0, relative=False, warmup_epochs=0,
         max_seconds=None, patience=3,
     )  # fmt: skip
     diagnosis = Diagnosis("underfit", 1, "Both fall.", "Train for longer.", "train.epochs=9", {})
-    report.write(out, run, iterations, rows, values, choice, stopping, diagnosis, tested)
+    report.write_report(out, run, iterations, rows, values, choice, stopping, diagnosis, tested)
     return (out / "report.html").read_text()
 
 

@@ -15,9 +15,11 @@ import pytest
 from mlflow import MlflowClient
 
 import live
-from bestepoch.base import files
+from bestepoch.base import paths
 from bestepoch.base.config import compose
-from bestepoch.runs.run import Run, publish
+from bestepoch.base.paths import PACKAGE
+from bestepoch.runs.export import export_run
+from bestepoch.runs.run import Run
 from bestepoch.splitting import ensure
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("resume")]
@@ -224,8 +226,8 @@ def opened(
 
     def open_run(*changed: str) -> tuple[Run, Path, dict[str, bytes]]:
         overrides = [*TRAIN, *changed]
-        settings = compose.checked(overrides, False)[1]
-        runs.append(Run.open(settings, ensure.split_for(settings), "cpu", overrides))
+        settings = compose.load_config(overrides, False)[1]
+        runs.append(Run.open(settings, ensure.ensure_split(settings), "cpu", overrides))
         return runs[-1], old, before
 
     yield open_run
@@ -262,8 +264,8 @@ def test_a_setting_that_changes_the_numbers_begins_a_run_of_its_own(
 def test_other_training_code_begins_a_run_of_its_own(
     opened: Callable[..., tuple[Run, Path, dict[str, bytes]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = shutil.copytree(files.PACKAGE, tmp_path / "package")
-    monkeypatch.setattr(files, "PACKAGE", package)
+    package = shutil.copytree(PACKAGE, tmp_path / "package")
+    monkeypatch.setattr(paths, "PACKAGE", package)
     (package / "journal.py").write_text("# decides no number\n")
     run, old, _ = opened()
     assert run.resumed and run.folder == old
@@ -348,6 +350,6 @@ def test_what_a_kill_left_half_written_is_not_handed_over(killed: Path, tmp_path
     copy = shutil.copytree(killed, tmp_path / "project")
     folder = live.only_run(copy)
     (folder / "checkpoints/.epoch-0002.pt.x81sj3_k").write_bytes(b"half a checkpoint")
-    publish(Run.read(folder), copy / "results/train")
+    export_run(Run.read(folder), copy / "results/train")
     handed_over = {path.name for path in (copy / "results/train/checkpoints").iterdir()}
     assert handed_over == {path.name for path in folder.glob("checkpoints/epoch-*.pt")}

@@ -14,11 +14,19 @@ from pydantic import ValidationError
 from torch.optim import lr_scheduler
 
 from bestepoch.base.config import compose
-from bestepoch.base.config.schema import Constant, Cosine, Exponential, OneCycle, Plateau, Step, Train
-from bestepoch.base.files import UsageError
-from bestepoch.components.data.split import order
-from bestepoch.components.schedules.learning_rate import Menu, Plan, learning_rate
-from bestepoch.components.schedules.learning_rate import plan as learning_rate_plan
+from bestepoch.base.config.groups import (
+    ConstantSchedulerConfig,
+    CosineSchedulerConfig,
+    ExponentialSchedulerConfig,
+    OneCycleSchedulerConfig,
+    PlateauSchedulerConfig,
+    StepSchedulerConfig,
+)
+from bestepoch.base.config.schema import TrainConfig
+from bestepoch.base.errors import UsageError
+from bestepoch.components.data.order import epoch_permutation
+from bestepoch.components.schedules.learning_rate import SchedulerConfig, learning_rate
+from bestepoch.components.schedules.plan import TrainingPlan, make_plan
 
 CHECKOUT = Path(__file__).parents[1]
 SCHEDULERS = sorted(path.stem for path in (CHECKOUT / "conf/scheduler").glob("*.yaml"))
@@ -33,8 +41,8 @@ def at_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---------------------------------------------------------------- the plan
 
 
-def plan(images: int, batch_size: int, epochs: int | None, iterations: int | None) -> Plan:
-    return learning_rate_plan(images, Train(epochs=epochs, iterations=iterations, batch_size=batch_size))
+def plan(images: int, batch_size: int, epochs: int | None, iterations: int | None) -> TrainingPlan:
+    return make_plan(images, TrainConfig(epochs=epochs, iterations=iterations, batch_size=batch_size))
 
 
 @pytest.mark.parametrize(
@@ -71,40 +79,40 @@ def test_the_arithmetic(
     cut: int,
 ) -> None:
     planned = plan(images, batch, epochs, iterations)
-    assert planned == Plan(images, batch, all_iterations)
-    assert (planned.per_epoch, planned.last_batch) == (per_epoch, last_batch)
-    assert (planned.epochs, planned.iterations, planned.cut) == (all_epochs, all_iterations, cut)
+    assert planned == TrainingPlan(images, batch, all_iterations)
+    assert (planned.iterations_per_epoch, planned.last_batch) == (per_epoch, last_batch)
+    assert (planned.epochs, planned.iterations, planned.partial_epoch_iterations) == (all_epochs, all_iterations, cut)
 
 
 @pytest.mark.parametrize(("images", "batch"), [(1_200, 100), (1_250, 100), (1_201, 100), (99, 99), (5, 2), (1, 1)])
 def test_the_arithmetic_is_that_of_the_batches_that_are_made(images: int, batch: int) -> None:
     planned = plan(images, batch, 1, None)
-    sizes = [len(part) for part in torch.split(order(0, 1, images), batch)]
-    assert len(sizes) == planned.per_epoch
+    sizes = [len(part) for part in torch.split(epoch_permutation(0, 1, images), batch)]
+    assert len(sizes) == planned.iterations_per_epoch
     assert sizes[-1] == planned.last_batch
-    assert sizes[:-1] == [batch] * (planned.per_epoch - 1)
+    assert sizes[:-1] == [batch] * (planned.iterations_per_epoch - 1)
 
 
 @pytest.mark.parametrize(
     ("planned", "text"),
     [
         (
-            Plan(60_000, 100, 30_000),
+            TrainingPlan(60_000, 100, 30_000),
             "60,000 images ÷ 100 a batch = 600 iterations an epoch\n50 epochs × 600 iterations = 30,000 updates",
         ),
         (
-            Plan(1_250, 100, 26),
+            TrainingPlan(1_250, 100, 26),
             "1,250 images ÷ 100 a batch = 13 iterations an epoch, the last batch has 50 images\n"
             "2 epochs × 13 iterations = 26 updates",
         ),
         (
-            Plan(1_200, 100, 30),
+            TrainingPlan(1_200, 100, 30),
             "1,200 images ÷ 100 a batch = 12 iterations an epoch\n"
             "30 updates = 2 epochs + 6 of 12 iterations: training ends inside epoch 3",
         ),
     ],
 )
-def test_the_arithmetic_is_shown(planned: Plan, text: str) -> None:
+def test_the_arithmetic_is_shown(planned: TrainingPlan, text: str) -> None:
     assert planned.describe() == text
 
 
@@ -124,7 +132,7 @@ def test_numbers_that_disagree_are_answered_with_the_sum() -> None:
 
 def test_neither_number_is_no_training() -> None:
     with pytest.raises(ValidationError, match=r"train\.epochs and train\.iterations are both null"):
-        Train(epochs=None, iterations=None, batch_size=100)
+        TrainConfig(epochs=None, iterations=None, batch_size=100)
 
 
 def test_a_batch_larger_than_the_data_is_refused() -> None:
@@ -136,7 +144,7 @@ def test_a_batch_larger_than_the_data_is_refused() -> None:
 # ---------------------------------------------------------------- the rates
 
 
-def rates(menu: Any, planned: Plan, peak: float = PEAK) -> list[float]:
+def rates(menu: Any, planned: TrainingPlan, peak: float = PEAK) -> list[float]:
     return [learning_rate(menu, peak, planned, i) for i in range(1, planned.iterations + 1)]
 
 
@@ -156,19 +164,19 @@ def stepped(make: Any, iterations: int, peak: float = PEAK) -> list[float]:
     return used
 
 
-def torchs(menu: Any, planned: Plan, peak: float = PEAK) -> Any:
+def torchs(menu: Any, planned: TrainingPlan, peak: float = PEAK) -> Any:
     """The scheduler in PyTorch that a menu entry is named after."""
-    n = planned.per_epoch
+    n = planned.iterations_per_epoch
     match menu:
-        case Constant():
+        case ConstantSchedulerConfig():
             return lambda o: lr_scheduler.ConstantLR(o, factor=1.0)
-        case Step():
+        case StepSchedulerConfig():
             return lambda o: lr_scheduler.StepLR(o, menu.step_size * n, menu.gamma)
-        case Exponential():
+        case ExponentialSchedulerConfig():
             return lambda o: lr_scheduler.ExponentialLR(o, menu.gamma ** (1 / n))
-        case Cosine():
+        case CosineSchedulerConfig():
             return lambda o: lr_scheduler.CosineAnnealingLR(o, planned.iterations, menu.eta_min)
-        case OneCycle():
+        case OneCycleSchedulerConfig():
             return lambda o: lr_scheduler.OneCycleLR(
                 o,
                 peak,
@@ -183,16 +191,22 @@ def torchs(menu: Any, planned: Plan, peak: float = PEAK) -> Any:
 
 def entry(name: str, **changes: Any) -> Any:
     """A menu entry as its file has it, but for the changes."""
-    menu = compose.menu_entry("scheduler", name)
+    menu = compose.load_option("scheduler", name)
     return type(menu)(**{**menu.model_dump(), **changes})
 
 
-PLANS = [Plan(1_200, 100, 60), Plan(1_250, 100, 65), Plan(1_200, 100, 31), Plan(100, 100, 7), Plan(60_000, 100, 3_600)]
+PLANS = [
+    TrainingPlan(1_200, 100, 60),
+    TrainingPlan(1_250, 100, 65),
+    TrainingPlan(1_200, 100, 31),
+    TrainingPlan(100, 100, 7),
+    TrainingPlan(60_000, 100, 3_600),
+]
 
 
 @pytest.mark.parametrize("planned", PLANS, ids=str)
 @pytest.mark.parametrize("name", [name for name in SCHEDULERS if name != "plateau"])
-def test_each_entry_of_the_menu_gives_the_rates_of_pytorch(name: str, planned: Plan) -> None:
+def test_each_entry_of_the_menu_gives_the_rates_of_pytorch(name: str, planned: TrainingPlan) -> None:
     menu = entry(name)
     ours = rates(menu, planned)
     assert ours == pytest.approx(stepped(torchs(menu, planned), planned.iterations), rel=1e-9, abs=0)
@@ -202,14 +216,14 @@ def test_each_entry_of_the_menu_gives_the_rates_of_pytorch(name: str, planned: P
 @pytest.mark.parametrize(
     "menu",
     [
-        Step(name="step", step_size=1, gamma=0.5, warmup_epochs=0),
-        Step(name="step", step_size=3, gamma=1.1, warmup_epochs=0),
-        Exponential(name="exponential", gamma=0.01, warmup_epochs=0),
-        Exponential(name="exponential", gamma=1.2, warmup_epochs=0),
-        Cosine(name="cosine", eta_min=0.02, warmup_epochs=0),
-        OneCycle(name="onecycle", pct_start=0.5, div_factor=10.0, final_div_factor=100.0),
-        OneCycle(name="onecycle", pct_start=0.01, div_factor=1.0, final_div_factor=1.0),
-        OneCycle(name="onecycle", pct_start=0.99, div_factor=25.0, final_div_factor=1e4),
+        StepSchedulerConfig(name="step", step_size=1, gamma=0.5, warmup_epochs=0),
+        StepSchedulerConfig(name="step", step_size=3, gamma=1.1, warmup_epochs=0),
+        ExponentialSchedulerConfig(name="exponential", gamma=0.01, warmup_epochs=0),
+        ExponentialSchedulerConfig(name="exponential", gamma=1.2, warmup_epochs=0),
+        CosineSchedulerConfig(name="cosine", eta_min=0.02, warmup_epochs=0),
+        OneCycleSchedulerConfig(name="onecycle", pct_start=0.5, div_factor=10.0, final_div_factor=100.0),
+        OneCycleSchedulerConfig(name="onecycle", pct_start=0.01, div_factor=1.0, final_div_factor=1.0),
+        OneCycleSchedulerConfig(name="onecycle", pct_start=0.99, div_factor=25.0, final_div_factor=1e4),
     ],
     ids=str,
 )
@@ -236,7 +250,7 @@ LOSSES = {
 )
 def test_plateau_gives_the_rates_of_pytorch_epoch_by_epoch(changes: dict[str, Any], losses: list[float]) -> None:
     menu = entry("plateau", **changes)
-    planned = Plan(1_200, 100, 12 * len(losses))
+    planned = TrainingPlan(1_200, 100, 12 * len(losses))
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=PEAK)
     scheduler = lr_scheduler.ReduceLROnPlateau(
         optimizer,
@@ -256,7 +270,7 @@ def test_plateau_gives_the_rates_of_pytorch_epoch_by_epoch(changes: dict[str, An
 
 def test_plateau_falls_when_patience_is_exceeded_and_not_before() -> None:
     menu = entry("plateau", patience=1, factor=0.1)
-    planned = Plan(1_200, 100, 120)
+    planned = TrainingPlan(1_200, 100, 120)
     got = [learning_rate(menu, PEAK, planned, 12 * epoch + 1, [1.0] * epoch) for epoch in range(7)]
     assert got == pytest.approx([0.1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rel=1e-9)
 
@@ -270,7 +284,7 @@ WARM = [name for name in SCHEDULERS if name != "onecycle"]
 @pytest.mark.parametrize("name", WARM)
 @pytest.mark.parametrize("epochs", [0.5, 1.0, 2.25])
 def test_warm_up_rises_and_then_the_schedule_begins(name: str, epochs: float) -> None:
-    planned = Plan(1_200, 100, 72)
+    planned = TrainingPlan(1_200, 100, 72)
     warm = round(epochs * 12)
     ours = rates(entry(name, warmup_epochs=epochs), planned)
     # a straight line that would be at the peak one update later
@@ -278,18 +292,18 @@ def test_warm_up_rises_and_then_the_schedule_begins(name: str, epochs: float) ->
     assert all(0 < a < b for a, b in itertools.pairwise([*ours[:warm], PEAK]))
     assert ours[warm] == pytest.approx(PEAK, rel=1e-12)
     # from there on it is the schedule without warm-up over the iterations that remain
-    rest = Plan(1_200, 100, planned.iterations - warm)
+    rest = TrainingPlan(1_200, 100, planned.iterations - warm)
     assert ours[warm:] == pytest.approx(rates(entry(name, warmup_epochs=0.0), rest), rel=1e-12)
 
 
 def test_all_schedulers_but_onecycle_can_warm_up() -> None:
     for name in SCHEDULERS:
-        menu = compose.menu_entry("scheduler", name)
+        menu = compose.load_option("scheduler", name)
         assert hasattr(menu, "warmup_epochs") == (name in WARM)
 
 
 def test_onecycle_carries_its_own_warm_up() -> None:
-    ours = rates(entry("onecycle"), Plan(60_000, 100, 3_600), 0.01)
+    ours = rates(entry("onecycle"), TrainingPlan(60_000, 100, 3_600), 0.01)
     top = ours.index(max(ours))
     assert ours[0] == pytest.approx(0.01 / 25, rel=1e-12)
     assert ours[top] == pytest.approx(0.01, rel=1e-12)
@@ -314,7 +328,7 @@ def test_every_rate_of_a_tiny_plan_is_positive_and_at_most_the_peak(
         if name in WARM
         else entry(name, pct_start=(0.01, 0.3, 0.5, 0.99)[int(warm) % 4])
     )
-    planned = Plan(100 * per_epoch, 100, iterations)
+    planned = TrainingPlan(100 * per_epoch, 100, iterations)
     ours = rates(menu, planned)
     assert len(ours) == iterations
     assert all(math.isfinite(rate) and 0 < rate <= PEAK * (1 + 1e-12) for rate in ours)
@@ -323,11 +337,18 @@ def test_every_rate_of_a_tiny_plan_is_positive_and_at_most_the_peak(
 @pytest.mark.parametrize("iterations", [1, 2])
 @pytest.mark.parametrize("name", [name for name in SCHEDULERS if name != "plateau"])
 def test_the_rates_of_a_tiny_plan_are_pytorchs(name: str, iterations: int) -> None:
-    menu, planned = entry(name), Plan(1_200, 100, iterations)
+    menu, planned = entry(name), TrainingPlan(1_200, 100, iterations)
     assert rates(menu, planned) == pytest.approx(stepped(torchs(menu, planned), iterations), rel=1e-9, abs=0)
 
 
 def test_every_entry_of_the_menu_is_held_to_pytorch() -> None:
     kinds = {type(entry(name)) for name in SCHEDULERS}
-    assert kinds == {Constant, Step, Exponential, Cosine, OneCycle, Plateau}
-    assert kinds == set(Menu.__args__)
+    assert kinds == {
+        ConstantSchedulerConfig,
+        StepSchedulerConfig,
+        ExponentialSchedulerConfig,
+        CosineSchedulerConfig,
+        OneCycleSchedulerConfig,
+        PlateauSchedulerConfig,
+    }
+    assert kinds == set(SchedulerConfig.__args__)

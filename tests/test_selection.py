@@ -10,10 +10,13 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from bestepoch.base.config.schema import Level, Metric, NoStopping, Patience, Selection
-from bestepoch.base.files import UsageError
-from bestepoch.evaluation.selection import best_epoch, choose, runner_up, smoothed, standard_error, stop_reason
-from bestepoch.runs.journal import EPOCH_COLUMNS, Row
+from bestepoch.base.config.groups import Metric, NoStoppingConfig, PatienceStoppingConfig, PlateauStoppingConfig
+from bestepoch.base.config.schema import SelectionConfig
+from bestepoch.base.errors import UsageError
+from bestepoch.components.schedules.early_stopping import early_stop_reason
+from bestepoch.evaluation.selection import best_epoch, runner_up, select_epoch, smooth_metric, standard_error
+from bestepoch.runs.journal import EPOCH_COLUMNS
+from bestepoch.runs.tables import Row
 
 NAN, INF = math.nan, math.inf
 
@@ -150,8 +153,8 @@ def test_every_column_of_the_table_may_be_the_metric() -> None:
 # ---------------------------------------------------------------- smoothing and the rule of one standard error
 
 
-def choice(**changes: Any) -> Selection:
-    return Selection(**{"metric": "val/loss", "mode": "min", "rule": "best", "smoothing": 1, **changes})
+def choice(**changes: Any) -> SelectionConfig:
+    return SelectionConfig(**{"metric": "val/loss", "mode": "min", "rule": "best", "smoothing": 1, **changes})
 
 
 def no_images(epoch: int) -> dict[str, np.ndarray]:
@@ -171,14 +174,14 @@ def no_images(epoch: int) -> dict[str, np.ndarray]:
     ],
 )
 def test_smoothing(losses: list[float], window: int, best: int) -> None:
-    assert choose(table(losses), choice(smoothing=window), no_images)["epoch"] == best
+    assert select_epoch(table(losses), choice(smoothing=window), no_images)["epoch"] == best
 
 
 @pytest.mark.parametrize("window", [1, 3, 5])
 def test_smoothed_values_are_plain_means(window: int) -> None:
     draw = random.Random(window)
     values = [draw.choice([0.1, 0.2, 0.7, NAN]) for _ in range(9)]
-    found = smoothed(table(values), "val/loss", "min", window)
+    found = smooth_metric(table(values), "val/loss", "min", window)
     for i, value in enumerate(values):
         around = [v for v in values[max(i - window // 2, 0) : i + window // 2 + 1] if math.isfinite(v)]
         if math.isfinite(value):
@@ -203,9 +206,9 @@ def test_one_standard_error_takes_the_earliest_epoch_that_is_as_good() -> None:
         return {"losses": 0.5 + around, "correct": np.zeros(9)}
 
     assert standard_error(around) == pytest.approx(np.std(around, ddof=1) / 3) == pytest.approx(0.1)
-    assert choose(rows, choice(rule="one_standard_error"), fared)["epoch"] == 3
+    assert select_epoch(rows, choice(rule="one_standard_error"), fared)["epoch"] == 3
     assert asked == [4], "the error is that of the best epoch"
-    assert choose(rows, choice(), fared)["epoch"] == 4
+    assert select_epoch(rows, choice(), fared)["epoch"] == 4
 
 
 def test_one_standard_error_of_accuracy() -> None:
@@ -214,12 +217,12 @@ def test_one_standard_error_of_accuracy() -> None:
     rows = table([1.0] * 4, [0.86, 0.88, 0.9, 0.89])
     rule = choice(metric="val/accuracy", mode="max", rule="one_standard_error")
     assert standard_error(correct) == pytest.approx(0.03, rel=0.01)
-    assert choose(rows, rule, lambda epoch: {"losses": correct, "correct": correct})["epoch"] == 2
+    assert select_epoch(rows, rule, lambda epoch: {"losses": correct, "correct": correct})["epoch"] == 2
 
 
 def test_one_standard_error_of_something_else_says_what_to_choose() -> None:
     with pytest.raises(UsageError, match=r"train/epoch_loss is not. Choose selection.metric=val/loss or val/accuracy"):
-        choose(table([0.5]), choice(metric="train/epoch_loss", rule="one_standard_error"), no_images)
+        select_epoch(table([0.5]), choice(metric="train/epoch_loss", rule="one_standard_error"), no_images)
 
 
 def test_the_runner_up() -> None:
@@ -236,15 +239,15 @@ def test_the_runner_up() -> None:
 COUNTING: dict[str, Any] = {"min_delta": 0.0, "relative": False, "warmup_epochs": 0, "max_seconds": None}
 
 
-def patience(epochs: int, **changes: Any) -> Patience:
+def patience(epochs: int, **changes: Any) -> PatienceStoppingConfig:
     values = {"metric": "val/loss", "mode": "min", **COUNTING, **changes}
-    return Patience(name="patience", patience=epochs, **values)
+    return PatienceStoppingConfig(name="patience", patience=epochs, **values)
 
 
-def stopped_after(rows: list[Row], menu: Patience | Level) -> int | None:
+def stopped_after(rows: list[Row], menu: PatienceStoppingConfig | PlateauStoppingConfig) -> int | None:
     """The epoch after which a training with this table ends, asked after each epoch as training does."""
     for n in range(len(rows) + 1):
-        if stop_reason(rows[:n], menu):
+        if early_stop_reason(rows[:n], menu):
             return n
     return None
 
@@ -285,7 +288,7 @@ def stopped_after(rows: list[Row], menu: Patience | Level) -> int | None:
         ([], patience(1), None),
     ],
 )
-def test_early_stopping(losses: list[float], menu: Patience, after: int | None) -> None:
+def test_early_stopping(losses: list[float], menu: PatienceStoppingConfig, after: int | None) -> None:
     assert stopped_after(table(losses), menu) == after
 
 
@@ -298,15 +301,15 @@ def test_early_stopping_on_something_that_should_grow() -> None:
 
 def test_the_reason_names_the_metric_and_the_setting() -> None:
     rows = table([0.5, 0.6, 0.7])
-    assert stop_reason(rows, patience(2)) == ("val/loss has not improved for 2 epochs (stopping.patience = 2)")
+    assert early_stop_reason(rows, patience(2)) == ("val/loss has not improved for 2 epochs (stopping.patience = 2)")
     # asked late, as by a run that is resumed with its table full already
-    assert stop_reason(rows, patience(1)) == "val/loss has not improved for 2 epochs (stopping.patience = 1)"
-    assert stop_reason(rows[:-1], patience(1)) == "val/loss has not improved for 1 epoch (stopping.patience = 1)"
+    assert early_stop_reason(rows, patience(1)) == "val/loss has not improved for 2 epochs (stopping.patience = 1)"
+    assert early_stop_reason(rows[:-1], patience(1)) == "val/loss has not improved for 1 epoch (stopping.patience = 1)"
 
 
 def test_without_early_stopping_there_is_never_a_reason() -> None:
     for losses in ([], [NAN] * 50, [float(i) for i in range(50)]):
-        assert stop_reason(table(losses), NoStopping(name="none")) is None
+        assert early_stop_reason(table(losses), NoStoppingConfig(name="none")) is None
 
 
 def test_min_delta_does_not_move_the_best_epoch() -> None:
@@ -347,14 +350,16 @@ def test_a_budget_of_time_ends_training_with_the_epoch_that_exceeds_it() -> None
     assert stopped_after(rows, patience(9, max_seconds=25)) == 3
     assert stopped_after(rows, patience(9, max_seconds=30)) == 3
     assert stopped_after(rows, patience(9, max_seconds=41)) is None
-    assert stop_reason(rows, patience(9, max_seconds=25)) == (
+    assert early_stop_reason(rows, patience(9, max_seconds=25)) == (
         "40 s of training are over the budget (stopping.max_seconds = 25)"
     )
     assert stopped_after(rows, level(9, max_seconds=25)) == 3
 
 
-def level(window: int, **changes: Any) -> Level:
-    return Level(name="plateau", window=window, **{"metric": "val/loss", "mode": "min", **COUNTING, **changes})
+def level(window: int, **changes: Any) -> PlateauStoppingConfig:
+    return PlateauStoppingConfig(
+        name="plateau", window=window, **{"metric": "val/loss", "mode": "min", **COUNTING, **changes}
+    )
 
 
 @pytest.mark.parametrize(
@@ -374,7 +379,7 @@ def level(window: int, **changes: Any) -> Level:
         ([], level(1), None),
     ],
 )
-def test_stopping_at_a_level(losses: list[float], menu: Level, after: int | None) -> None:
+def test_stopping_at_a_level(losses: list[float], menu: PlateauStoppingConfig, after: int | None) -> None:
     assert stopped_after(table(losses), menu) == after
 
 

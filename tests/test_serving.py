@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 import live
-from bestepoch.prediction.predict import probabilities
+from bestepoch.prediction.predict import predict_probabilities
 from pipeline import edit
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("serving")]
@@ -93,7 +93,7 @@ def test_the_served_champion_answers_as_predict_does(tmp_path: Path) -> None:
         images = arrays["images"]
     from bestepoch.runs import checkpoint
 
-    wanted = probabilities(checkpoint.load(run / "evaluate/model.pt"), images)
+    wanted = predict_probabilities(checkpoint.load(run / "evaluate/model.pt"), images)
     with served(project, "bestepoch-mnist_sample") as address:
         np.testing.assert_allclose(answers(address, images), wanted, atol=1e-5)
         np.testing.assert_allclose(answers(address, images[:1]), wanted[:1], atol=1e-5)  # one is no special case
@@ -122,7 +122,7 @@ def test_served_and_predicted_are_equal_on_the_ten_thousand_test_images(tmp_path
         np.testing.assert_allclose(answers(address, images[:1]), odds[:1], atol=1e-5)
     from bestepoch.runs import checkpoint
 
-    mine = probabilities(checkpoint.load(run / "evaluate/model.pt"), images)
+    mine = predict_probabilities(checkpoint.load(run / "evaluate/model.pt"), images)
     np.testing.assert_allclose(odds, mine, atol=1e-5)
     # and through pictures on the disk, read and prepared as any other
     labels = predicted(live.run(project, "predict", *written(images, tmp_path)))

@@ -15,8 +15,9 @@ from pydantic import ValidationError
 
 import live
 from bestepoch.base.config import compose
-from bestepoch.base.config.schema import Cnn, Settings, Train, renamed
-from bestepoch.base.files import UsageError
+from bestepoch.base.config.groups import CnnConfig, new_key
+from bestepoch.base.config.schema import Config, TrainConfig
+from bestepoch.base.errors import UsageError
 
 CHECKOUT = Path(__file__).parents[1]
 STAGES = ("fetch", "split", "train", "evaluate")
@@ -52,7 +53,7 @@ def change(path: Path, old: str, new: str) -> None:
 def complaint(overrides: list[str], multirun: bool = False) -> str:
     """What is said about one mistake."""
     with pytest.raises(UsageError) as caught:
-        compose.checked(overrides, multirun)
+        compose.load_config(overrides, multirun)
     text = str(caught.value)
     assert 20 < len(text) < 300, text
     assert "\n" not in text
@@ -158,13 +159,16 @@ def test_a_wrong_override_is_explained(here: None, override: str, parts: list[st
 
 def test_a_setting_of_one_choice_is_none_of_another(here: None) -> None:
     said(complaint(["optimizer=sgd", "optimizer.betas=[0.9,0.9]"]), "optimizer.betas is not a setting")
-    assert compose.checked(["optimizer=adam", "optimizer.betas=[0.5,0.75]"], False)[1].optimizer.betas == [0.5, 0.75]
+    assert compose.load_config(["optimizer=adam", "optimizer.betas=[0.5,0.75]"], False)[1].optimizer.betas == [
+        0.5,
+        0.75,
+    ]
 
 
 def test_nesterov_without_momentum_is_explained_before_torch_would(here: None) -> None:
     text = complaint(["optimizer=sgd", "optimizer.momentum=0"])
     said(text, "optimizer.nesterov = true needs a momentum", "optimizer.nesterov=false")
-    plain = compose.checked(["optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=false"], False)[1]
+    plain = compose.load_config(["optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=false"], False)[1]
     assert (plain.optimizer.momentum, plain.optimizer.nesterov) == (0, False)
 
 
@@ -175,7 +179,7 @@ def test_the_metric_of_early_stopping_is_checked_as_well(here: None) -> None:
 
 def test_several_mistakes_are_told_at_once_one_a_line(here: None) -> None:
     with pytest.raises(UsageError) as caught:
-        compose.checked(["train.epochs=0", "optimizer.lr=-1", "loss.label_smoothing=2"], False)
+        compose.load_config(["train.epochs=0", "optimizer.lr=-1", "loss.label_smoothing=2"], False)
     assert str(caught.value).splitlines() == [
         "optimizer.lr = -1 is not allowed: must be greater than 0",
         "train.epochs = 0 is not allowed: must be at least 1",
@@ -197,10 +201,10 @@ def test_a_wrong_setting_of_hydra_itself_is_found_too(
     here: None, override: str, parts: list[str], multirun: bool
 ) -> None:
     with pytest.raises(UsageError) as caught:
-        compose.checked([override, "seed=1"], multirun)
+        compose.load_config([override, "seed=1"], multirun)
     said(str(caught.value), *parts)
     assert "search path" not in str(caught.value)
-    assert compose.checked(["hydra.verbose=true", "seed=1"], multirun)[1].seed == 1
+    assert compose.load_config(["hydra.verbose=true", "seed=1"], multirun)[1].seed == 1
 
 
 def test_an_experiment_preset_is_a_menu_like_the_others(project: Path) -> None:
@@ -208,7 +212,7 @@ def test_an_experiment_preset_is_a_menu_like_the_others(project: Path) -> None:
     said(complaint(["+experiment=hasty"]), "experiment is not a setting")
     (project / "conf/experiment").mkdir()
     (project / "conf/experiment/hasty.yaml").write_text("# @package _global_\ntrain:\n  epochs: 1\nseed: 5\n")
-    settings = compose.checked(["+experiment=hasty"], False)[1]
+    settings = compose.load_config(["+experiment=hasty"], False)[1]
     assert (settings.train.epochs, settings.seed) == (1, 5)
     said(complaint(["+experiment=hasti"]), "experiment = hasti is not in conf/experiment/", "Did you mean hasty?")
     said(complaint(["+experiment=hasty,slow"], True), "experiment = slow is not in conf/experiment/")
@@ -257,7 +261,7 @@ def test_every_value_of_a_sweep_is_checked_before_the_first_job(
     ],
 )
 def test_a_good_sweep_passes_unchanged_and_its_first_job_comes_back(here: None, overrides: list[str]) -> None:
-    same, first = compose.checked(overrides, True)
+    same, first = compose.load_config(overrides, True)
     assert same == overrides
     expected = {"seed": 3 if overrides == ["seed=3"] else 0, "optimizer": "adamw", "channels": [32, 32, 64, 128]}
     if "optimizer=sgd,adamw" in overrides:
@@ -273,13 +277,13 @@ def test_a_good_sweep_passes_unchanged_and_its_first_job_comes_back(here: None, 
 
 
 def test_an_old_name_on_the_command_line_is_replaced(here: None, caplog: pytest.LogCaptureFixture) -> None:
-    renamed.cache_clear()
-    given, first = compose.checked(
+    new_key.cache_clear()
+    given, first = compose.load_config(
         ["seed=1", "model.kernels=[3],[5,3]", "++model.pools=[1]", "train.iterations=3"], True
     )
     assert given[:3] == ["seed=1", "model.kernel_sizes=[3],[5,3]", "++model.pool_sizes=[1]"]
     assert given[3:] == ["train.iterations=3", "train.epochs=null"]
-    assert isinstance(first.model, Cnn) and (first.model.kernel_sizes, first.model.pool_sizes) == ([3], [1])
+    assert isinstance(first.model, CnnConfig) and (first.model.kernel_sizes, first.model.pool_sizes) == ([3], [1])
     assert [record.getMessage() for record in caplog.records] == [
         "warning: model.kernels is now model.kernel_sizes; the next release refuses the old name",
         "warning: model.pools is now model.pool_sizes; the next release refuses the old name",
@@ -295,9 +299,9 @@ def test_hydra_is_given_the_new_name(project: Path) -> None:
 
 
 def test_old_and_new_name_of_a_setting_do_not_go_together(here: None) -> None:
-    values = compose.checked([], False)[1].model.model_dump() | {"kernels": [3]}
+    values = compose.load_config([], False)[1].model.model_dump() | {"kernels": [3]}
     with pytest.raises(ValidationError, match="kernels"):
-        Cnn.model_validate(values)
+        CnnConfig.model_validate(values)
 
 
 # ---------------------------------------------------------------- iterations in place of epochs
@@ -305,19 +309,19 @@ def test_old_and_new_name_of_a_setting_do_not_go_together(here: None) -> None:
 
 @pytest.mark.parametrize("multirun", [False, True])
 def test_iterations_on_the_command_line_stand_in_for_the_epochs_of_params_yaml(here: None, multirun: bool) -> None:
-    overrides, settings = compose.checked(["train.iterations=30"], multirun)
+    overrides, settings = compose.load_config(["train.iterations=30"], multirun)
     assert overrides == ["train.iterations=30", "train.epochs=null"]
-    assert settings.train == Train(epochs=None, iterations=30, batch_size=100)
+    assert settings.train == TrainConfig(epochs=None, iterations=30, batch_size=100)
 
 
 def test_iterations_in_a_sweep_too(here: None) -> None:
-    overrides, settings = compose.checked(["train.iterations=30,60"], True)
+    overrides, settings = compose.load_config(["train.iterations=30,60"], True)
     assert overrides == ["train.iterations=30,60", "train.epochs=null"]
     assert (settings.train.epochs, settings.train.iterations) == (None, 30)
 
 
 def test_epochs_that_are_given_as_well_are_left_alone(here: None) -> None:
-    overrides, settings = compose.checked(["train.iterations=30", "train.epochs=2"], False)
+    overrides, settings = compose.load_config(["train.iterations=30", "train.epochs=2"], False)
     assert overrides == ["train.iterations=30", "train.epochs=2"]
     assert (settings.train.epochs, settings.train.iterations) == (2, 30)
 
@@ -360,7 +364,7 @@ def test_a_mistake_in_params_yaml_is_explained(project: Path, old: str, new: str
 def test_a_mistake_in_params_yaml_is_explained_to_a_sweep_as_well(project: Path) -> None:
     change(project / "params.yaml", "epochs: 6", "epochs: 0")
     said(complaint(["seed=0,1"], True), "train.epochs = 0 is not allowed: must be at least 1")
-    assert compose.checked(["seed=0,1", "train.epochs=2"], True)[1].train.epochs == 2
+    assert compose.load_config(["seed=0,1", "train.epochs=2"], True)[1].train.epochs == 2
 
 
 @pytest.mark.parametrize(
@@ -381,7 +385,7 @@ def test_a_params_yaml_that_is_none_is_explained(project: Path, content: str | N
     else:
         (project / "params.yaml").write_text(content)
     with pytest.raises(UsageError) as caught:
-        compose.checked([], False)
+        compose.load_config([], False)
     said(str(caught.value), *parts)
 
 
@@ -416,22 +420,22 @@ def test_a_conf_file_that_is_no_yaml_is_named_with_the_line(project: Path, file:
     path = project / f"conf/{file}.yaml"
     path.write_text(f"{path.read_text()}\n{broken}\n")
     with pytest.raises(UsageError) as caught:
-        compose.checked([], False)
+        compose.load_config([], False)
     said(str(caught.value), "is not readable", f"conf/{file}.yaml", "line ")
 
 
 def test_only_the_chosen_file_matters(project: Path) -> None:
     change(project / "conf/optimizer/adamw.yaml", "\nlr: 0.01", "\nlr: fast")
-    assert compose.checked(["optimizer=sgd"], False)[1].optimizer.name == "sgd"
+    assert compose.load_config(["optimizer=sgd"], False)[1].optimizer.name == "sgd"
     said(complaint(["optimizer=sgd,adamw"], True), "optimizer.lr = 'fast'")
 
 
 def test_the_data_set_that_stands_in_is_checked_when_it_is_needed(project: Path) -> None:
     change(project / "conf/data/mnist_sample.yaml", "test_images: 500", "test_images: 5")
     with pytest.raises(UsageError, match=r"data\.test_images = 5 is not allowed: must be at least 10"):
-        compose.menu_entry("data", "mnist_sample")
+        compose.load_option("data", "mnist_sample")
     with pytest.raises(UsageError, match="data = nope is not in conf/data/"):
-        compose.menu_entry("data", "nope")
+        compose.load_option("data", "nope")
 
 
 # ---------------------------------------------------------------- every single setting
@@ -443,8 +447,8 @@ def leaves(values: object, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     return [leaf for key, value in values.items() for leaf in leaves(value, (*path, str(key)))]
 
 
-def validated(values: dict[str, object]) -> Settings:
-    return compose.settings(OmegaConf.create(values))
+def validated(values: dict[str, object]) -> Config:
+    return compose.validate(OmegaConf.create(values))
 
 
 def refuses_a_wrong_type_and_is_missed(good: dict[str, object], path: tuple[str, ...]) -> None:
@@ -480,7 +484,7 @@ def refuses_a_wrong_type_and_is_missed(good: dict[str, object], path: tuple[str,
 
 @pytest.mark.parametrize(("menu", "entry"), ENTRIES)
 def test_each_setting_of_each_choice_refuses_a_wrong_type_and_is_missed(menu: str, entry: str, here: None) -> None:
-    good = compose.checked([f"{menu}={entry}"], False)[1].model_dump()
+    good = compose.load_config([f"{menu}={entry}"], False)[1].model_dump()
     assert validated(good).model_dump() == good
     tried = [path for path in leaves(good) if path[0] == menu]
     assert tried
@@ -489,9 +493,9 @@ def test_each_setting_of_each_choice_refuses_a_wrong_type_and_is_missed(menu: st
 
 
 def test_each_setting_of_the_run_refuses_a_wrong_type_and_is_missed(here: None) -> None:
-    good = compose.checked([], False)[1].model_dump()
+    good = compose.load_config([], False)[1].model_dump()
     tried = [path for path in leaves(good) if path[0] not in MENUS]
-    assert {path[0] for path in tried} == set(Settings.model_fields) - set(MENUS)
+    assert {path[0] for path in tried} == set(Config.model_fields) - set(MENUS)
     for path in tried:
         refuses_a_wrong_type_and_is_missed(good, path)
 
@@ -587,10 +591,10 @@ def test_looking_and_mistakes_wait_for_no_heavy_import(project: Path, arguments:
     assert not (project / "runs").exists()
     if arguments == ["--help"]:
         for menu in MENUS:
-            assert f"{menu}: {', '.join(compose.choices(menu))}" in done.stdout.splitlines()
+            assert f"{menu}: {', '.join(compose.list_options(menu))}" in done.stdout.splitlines()
     elif "--cfg" in arguments:
         shown = yaml.safe_load(done.stdout)
-        assert Settings.model_validate(shown) == compose.checked(["train.iterations=30"], False)[1]
+        assert Config.model_validate(shown) == compose.load_config(["train.iterations=30"], False)[1]
         assert shown["train"] == {"epochs": None, "iterations": 30, "batch_size": 100}
 
 

@@ -230,7 +230,7 @@ def test_a_run_that_may_be_alive_is_left_alone(
         assert run.lock()
     before = (run.folder / "run.json").read_bytes()
     try:
-        dead = [one.folder for one in worker.dead_runs()]
+        dead = [one.folder for one in worker.stale_runs()]
     finally:
         run.close()
     assert dead == ([run.folder] if status == "killed" else [])

@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 
 import live
 from bestepoch.base.config import compose
-from bestepoch.base.config.schema import Split
-from bestepoch.base.files import UsageError
-from bestepoch.components.data.split import idx_bytes, load
+from bestepoch.base.config.schema import SplitConfig
+from bestepoch.base.errors import UsageError
+from bestepoch.base.idx import encode_idx
+from bestepoch.components.data.split import load_part
 from bestepoch.splitting import ensure
-from bestepoch.splitting.split import _moments, announce, split
+from bestepoch.splitting.split import _pixel_moments, log_split, split_data
 
 PROJECT = Path(__file__).resolve().parents[1]
 PARTS = ("train", "validation", "test")
@@ -53,7 +54,7 @@ class Raw:
             "test_labels": self.test_labels,
         }
         for role, array in arrays.items():
-            (folder / f"{role}.gz").write_bytes(idx_bytes(array))
+            (folder / f"{role}.gz").write_bytes(encode_idx(array))
         about = {
             "name": name,
             "requested": f"{name}, in full",
@@ -99,8 +100,8 @@ def counts(labels: Bytes) -> dict[int, int]:
     return dict(sorted(Counter(labels.tolist()).items()))
 
 
-def part_of(validation: float, seed: int, folds: int | None = None, fold: int | None = None) -> Split:
-    return Split(validation=validation, seed=seed, folds=folds, fold=fold)
+def part_of(validation: float, seed: int, folds: int | None = None, fold: int | None = None) -> SplitConfig:
+    return SplitConfig(validation=validation, seed=seed, folds=folds, fold=fold)
 
 
 RAW = invented([100, 60, 40])
@@ -108,7 +109,7 @@ TENTH = part_of(validation=0.1, seed=0)
 
 
 def test_share_of_each_class(tmp_path):
-    summary = split(RAW.write(tmp_path / "raw"), tmp_path / "split", TENTH)
+    summary = split_data(RAW.write(tmp_path / "raw"), tmp_path / "split", TENTH)
     parts = parts_of(tmp_path / "split")
     assert counts(parts["train"][1]) == {0: 90, 1: 54, 2: 36}
     assert counts(parts["validation"][1]) == {0: 10, 1: 6, 2: 4}
@@ -125,7 +126,7 @@ def test_share_of_each_class(tmp_path):
 
 
 def test_count_of_images(tmp_path):
-    summary = split(RAW.write(tmp_path / "raw"), tmp_path / "split", part_of(validation=50, seed=0))
+    summary = split_data(RAW.write(tmp_path / "raw"), tmp_path / "split", part_of(validation=50, seed=0))
     parts = parts_of(tmp_path / "split")
     assert counts(parts["validation"][1]) == {0: 25, 1: 15, 2: 10}
     assert counts(parts["train"][1]) == {0: 75, 1: 45, 2: 30}
@@ -134,7 +135,7 @@ def test_count_of_images(tmp_path):
 
 @pytest.mark.parametrize(("validation", "images"), [(0.033, 7), (0.5, 100), (3, 3), (197, 197), (20.0, 20)])
 def test_size_of_the_validation_part(validation, images, tmp_path):
-    summary = split(RAW.write(tmp_path / "raw"), tmp_path / "split", part_of(validation=validation, seed=0))
+    summary = split_data(RAW.write(tmp_path / "raw"), tmp_path / "split", part_of(validation=validation, seed=0))
     parts = parts_of(tmp_path / "split")
     assert {part: len(labels) for part, (_, labels) in parts.items()} == summary["sizes"]
     assert summary["sizes"] == {"train": 200 - images, "validation": images, "test": 9}
@@ -142,7 +143,7 @@ def test_size_of_the_validation_part(validation, images, tmp_path):
 
 
 def test_every_image_keeps_its_label_and_is_in_one_part(tmp_path):
-    split(RAW.write(tmp_path / "raw"), tmp_path / "split", TENTH)
+    split_data(RAW.write(tmp_path / "raw"), tmp_path / "split", TENTH)
     parts = parts_of(tmp_path / "split")
     label_of = dict(zip(hashes(RAW.images), RAW.labels.tolist(), strict=True))
     found = {}
@@ -157,7 +158,7 @@ def test_every_image_keeps_its_label_and_is_in_one_part(tmp_path):
 
 @pytest.mark.parametrize("how", [TENTH, part_of(validation=0.4, seed=3), part_of(validation=50, seed=9)], ids=str)
 def test_official_test_set_stays_as_it_is(how, tmp_path):
-    split(RAW.write(tmp_path / "raw"), tmp_path / "split", how)
+    split_data(RAW.write(tmp_path / "raw"), tmp_path / "split", how)
     images, labels = parts_of(tmp_path / "split")["test"]
     np.testing.assert_array_equal(images, RAW.test_images)  # in its order
     np.testing.assert_array_equal(labels, RAW.test_labels)
@@ -165,10 +166,10 @@ def test_official_test_set_stays_as_it_is(how, tmp_path):
 
 def test_same_seed_same_bytes(tmp_path, monkeypatch):
     raw = RAW.write(tmp_path / "raw")
-    first = split(raw, tmp_path / "first", TENTH)
+    first = split_data(raw, tmp_path / "first", TENTH)
     np.random.seed(5)  # the global generator must not matter
     monkeypatch.setattr("time.time", lambda: 2_000_000_000.0)
-    second = split(raw, tmp_path / "second", TENTH)
+    second = split_data(raw, tmp_path / "second", TENTH)
     assert first == second
     for name in ("summary.json", *(f"{part}.npz" for part in PARTS)):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
@@ -178,7 +179,7 @@ def test_another_seed_holds_out_other_images(tmp_path):
     raw = RAW.write(tmp_path / "raw")
     held, checksums = [], []
     for seed in (0, 1, 2**32 - 1):
-        summary = split(raw, tmp_path / f"{seed}", part_of(validation=0.1, seed=seed))
+        summary = split_data(raw, tmp_path / f"{seed}", part_of(validation=0.1, seed=seed))
         parts = parts_of(tmp_path / f"{seed}")
         held.append(frozenset(hashes(parts["validation"][0])))
         checksums.append(summary["checksum"])
@@ -189,10 +190,10 @@ def test_another_seed_holds_out_other_images(tmp_path):
 
 
 def test_split_anew_replaces_the_old_one(tmp_path):
-    split(RAW.write(tmp_path / "raw"), tmp_path / "split", TENTH)
+    split_data(RAW.write(tmp_path / "raw"), tmp_path / "split", TENTH)
     (tmp_path / "split/.gitignore").write_text("/train.npz\n")
     other = invented([20, 20], seed=8)
-    summary = split(other.write(tmp_path / "other", "another"), tmp_path / "split", part_of(validation=4, seed=1))
+    summary = split_data(other.write(tmp_path / "other", "another"), tmp_path / "split", part_of(validation=4, seed=1))
     assert json.loads((tmp_path / "split/summary.json").read_text()) == summary
     parts = parts_of(tmp_path / "split")
     assert sorted(hashes(np.concatenate([parts["train"][0], parts["validation"][0]]))) == sorted(hashes(other.images))
@@ -202,7 +203,7 @@ def test_split_anew_replaces_the_old_one(tmp_path):
 def test_interrupted_split_vouches_for_nothing(tmp_path, monkeypatch):
     """Parts of two splits must never pass for one."""
     raw, rename = RAW.write(tmp_path / "raw"), Path.replace
-    split(raw, tmp_path / "split", TENTH)
+    split_data(raw, tmp_path / "split", TENTH)
 
     def replace_or_stop(path: Path, target: Path) -> Path:
         if path.name == "validation.npz":
@@ -211,13 +212,13 @@ def test_interrupted_split_vouches_for_nothing(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Path, "replace", replace_or_stop)
-        split(raw, tmp_path / "split", part_of(validation=0.1, seed=1))
+        split_data(raw, tmp_path / "split", part_of(validation=0.1, seed=1))
     assert not (tmp_path / "split/summary.json").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["raw", "split"]
 
 
 def test_summary_says_what_was_split(tmp_path):
-    summary = split(RAW.write(tmp_path / "raw"), tmp_path / "split", part_of(validation=50, seed=7))
+    summary = split_data(RAW.write(tmp_path / "raw"), tmp_path / "split", part_of(validation=50, seed=7))
     assert json.loads((tmp_path / "split/summary.json").read_text()) == summary
     assert summary["name"] == "invented"
     assert summary["source"] == "nowhere"
@@ -231,7 +232,7 @@ def test_summary_says_what_was_split(tmp_path):
 
 
 def test_checksums_are_of_what_is_on_the_disk(tmp_path):
-    summary = split(RAW.write(tmp_path / "raw"), tmp_path / "split", TENTH)
+    summary = split_data(RAW.write(tmp_path / "raw"), tmp_path / "split", TENTH)
     expected = {
         part: hashlib.sha256(str(images.shape).encode() + images.tobytes() + labels.tobytes()).hexdigest()
         for part, (images, labels) in parts_of(tmp_path / "split").items()
@@ -258,15 +259,15 @@ def changed(array: Bytes, place: int) -> Bytes:
     ids=["first pixel", "last pixel", "test pixel", "test label", "shape alone"],
 )
 def test_checksum_tells_data_sets_apart(other, differing, tmp_path):
-    one = split(RAW.write(tmp_path / "raw"), tmp_path / "split", TENTH)
-    two = split(other.write(tmp_path / "other"), tmp_path / "split", TENTH)
+    one = split_data(RAW.write(tmp_path / "raw"), tmp_path / "split", TENTH)
+    two = split_data(other.write(tmp_path / "other"), tmp_path / "split", TENTH)
     assert one["checksum"] != two["checksum"]
     assert sum(one["checksums"][part] != two["checksums"][part] for part in PARTS) == differing
 
 
 def test_mean_and_deviation_are_of_the_training_pixels_alone(tmp_path):
     raw = replace(RAW, test_images=RAW.test_images // 4)  # darker, so that they would show
-    summary = split(raw.write(tmp_path / "raw"), tmp_path / "split", part_of(validation=0.4, seed=0))
+    summary = split_data(raw.write(tmp_path / "raw"), tmp_path / "split", part_of(validation=0.4, seed=0))
     pixels = parts_of(tmp_path / "split")["train"][0].reshape(-1).tolist()
     mean = Fraction(sum(pixels), len(pixels))
     variance = Fraction(sum(p * p for p in pixels), len(pixels)) - mean**2
@@ -283,7 +284,7 @@ def test_pixels_that_are_all_but_alike_can_still_be_divided_by_their_deviation(t
     images[np.arange(400), np.arange(400) // 20, np.arange(400) % 20] = 1
     labels = np.tile(np.array([0, 1], np.uint8), 200)
     raw = Raw(images, labels, 2 * images[:2], labels[:2])
-    summary = split(raw.write(tmp_path / "raw"), tmp_path / "split", TENTH)
+    summary = split_data(raw.write(tmp_path / "raw"), tmp_path / "split", TENTH)
     assert summary["sizes"] == {"train": 360, "validation": 40, "test": 2}
     assert summary["pixel_mean"] == 0.0025
     assert summary["pixel_std"] == round(math.sqrt(0.0025 * 0.9975), 4)
@@ -293,7 +294,7 @@ def test_the_normalisation_needs_no_memory_to_speak_of():
     """`ndarray.std` would hold every pixel as eight bytes, and as much again: the peak of the whole stage."""
     images = np.random.default_rng(0).integers(0, 256, (20_000, 28, 28), np.uint8)
     tracemalloc.start()
-    mean, deviation = _moments(images)
+    mean, deviation = _pixel_moments(images)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < images.nbytes
@@ -306,7 +307,7 @@ def test_training_images_that_are_test_images_are_left_out(tmp_path, said):
     images = RAW.images.copy()
     images[leaked] = RAW.test_images[[0, 8, 8, 2]]
     raw = replace(RAW, images=images)
-    summary = split(raw.write(tmp_path / "raw"), tmp_path / "split", TENTH)
+    summary = split_data(raw.write(tmp_path / "raw"), tmp_path / "split", TENTH)
     assert summary["duplicates"]["left_out"]["count"] == 4
     assert summary["duplicates"]["left_out"]["indices"] == leaked
     assert summary["duplicates"]["moved"] == {**summary["duplicates"]["moved"], "count": 0, "indices": []}
@@ -318,7 +319,7 @@ def test_training_images_that_are_test_images_are_left_out(tmp_path, said):
     np.testing.assert_array_equal(parts["test"][0], RAW.test_images)
     assert sum(map(sum, (summary["per_class"]["train"], summary["per_class"]["validation"]))) == 196
 
-    announce(summary)
+    log_split(summary)
     assert said() == [
         "invented: 176 train, 20 validation, 9 test images of 3 classes",
         "warning: 4 training images are also test images and were left out of training and validation",
@@ -328,7 +329,7 @@ def test_training_images_that_are_test_images_are_left_out(tmp_path, said):
 def test_twins_within_the_training_images_end_in_one_part(tmp_path, said):
     """Each image is there twice, so that about half of the validation images have their twin in training."""
     twice = replace(RAW, images=np.concatenate([RAW.images] * 2), labels=np.concatenate([RAW.labels] * 2))
-    summary = split(twice.write(tmp_path / "raw"), tmp_path / "split", part_of(validation=0.5, seed=0))
+    summary = split_data(twice.write(tmp_path / "raw"), tmp_path / "split", part_of(validation=0.5, seed=0))
     moved = summary["duplicates"]["moved"]
     parts = parts_of(tmp_path / "split")
     assert_disjoint(parts)
@@ -345,7 +346,7 @@ def test_twins_within_the_training_images_end_in_one_part(tmp_path, said):
         "per_class"
     ]
 
-    announce(summary)
+    log_split(summary)
     expected = f"warning: {moved['count']} validation images are also training images and were moved there"
     assert said()[1:] == [expected]
 
@@ -356,15 +357,15 @@ def test_twins_with_different_labels_end_in_one_part(tmp_path):
     raw = replace(
         raw, images=np.concatenate([raw.images] * 2), labels=np.concatenate([raw.labels, 1 - raw.labels]).astype("u1")
     )
-    summary = split(raw.write(tmp_path / "raw"), tmp_path / "split", part_of(validation=0.3, seed=0))
+    summary = split_data(raw.write(tmp_path / "raw"), tmp_path / "split", part_of(validation=0.3, seed=0))
     assert summary["duplicates"]["moved"]["count"] > 0
     assert_disjoint(parts_of(tmp_path / "split"))
 
 
 def test_without_duplicates_there_is_no_warning(tmp_path, said):
-    summary = split(RAW.write(tmp_path / "raw"), tmp_path / "split", TENTH)
+    summary = split_data(RAW.write(tmp_path / "raw"), tmp_path / "split", TENTH)
     assert [found["count"] for found in summary["duplicates"].values()] == [0, 0]
-    announce(summary)
+    log_split(summary)
     assert said() == ["invented: 180 train, 20 validation, 9 test images of 3 classes"]
 
 
@@ -383,7 +384,7 @@ def said(monkeypatch):
 )
 def test_size_that_cannot_be_had(validation, asked, tmp_path):
     with pytest.raises(UsageError) as error:
-        split(RAW.write(tmp_path / "raw"), tmp_path / "split", part_of(validation=validation, seed=0))
+        split_data(RAW.write(tmp_path / "raw"), tmp_path / "split", part_of(validation=validation, seed=0))
     assert str(error.value) == (
         f"split.validation = {validation} asks for {asked} of 200 images; with 3 classes, each in both parts, "
         "3 to 197 are possible"
@@ -396,7 +397,7 @@ def test_over_all_folds_each_image_is_held_out_once(tmp_path):
     held_out = []
     for fold in range(5):
         how = part_of(validation=0.1, seed=0, folds=5, fold=fold)
-        summary = split(raw, tmp_path / f"{fold}", how)
+        summary = split_data(raw, tmp_path / f"{fold}", how)
         parts = {part: np.load(tmp_path / f"{fold}" / f"{part}.npz") for part in ("train", "validation", "test")}
         train, validation = (Counter(hashes(parts[part]["images"])) for part in ("train", "validation"))
         assert not train & validation
@@ -414,7 +415,7 @@ def test_equal_images_are_in_one_fold(tmp_path, said):
     raw = replace(RAW, images=images, labels=np.concatenate([RAW.labels, RAW.labels[:30]])).write(tmp_path / "raw")
     held_out = Counter()
     for fold in range(3):
-        summary = split(raw, tmp_path / f"{fold}", part_of(validation=0.1, seed=1, folds=3, fold=fold))
+        summary = split_data(raw, tmp_path / f"{fold}", part_of(validation=0.1, seed=1, folds=3, fold=fold))
         assert summary["duplicates"]["moved"]["count"] == 0
         held_out += Counter(hashes(np.load(tmp_path / f"{fold}" / "validation.npz")["images"]))
     assert held_out == Counter(hashes(images))
@@ -438,27 +439,27 @@ def test_more_folds_than_images_of_a_class(tmp_path):
     with pytest.raises(
         UsageError, match=r"split.folds = 500 needs as many training images of each class; class \d has"
     ):
-        split(RAW.write(tmp_path / "raw"), tmp_path / "split", part_of(validation=0.1, seed=0, folds=500, fold=0))
+        split_data(RAW.write(tmp_path / "raw"), tmp_path / "split", part_of(validation=0.1, seed=0, folds=500, fold=0))
 
 
 def test_class_with_one_image(tmp_path):
     raw = invented([50, 1, 50])
     with pytest.raises(UsageError, match=r"^Class 1 has 1 training image; a stratified split needs at least 2$"):
-        split(raw.write(tmp_path / "raw"), tmp_path / "split", TENTH)
+        split_data(raw.write(tmp_path / "raw"), tmp_path / "split", TENTH)
     assert not (tmp_path / "split").exists()
 
 
 def test_nothing_but_test_images(tmp_path):
     raw = replace(RAW, test_images=RAW.images, test_labels=RAW.labels)
     with pytest.raises(UsageError, match=r"^Every training image is also a test image"):
-        split(raw.write(tmp_path / "raw"), tmp_path / "split", TENTH)
+        split_data(raw.write(tmp_path / "raw"), tmp_path / "split", TENTH)
     assert not (tmp_path / "split").exists()
 
 
 def test_nothing_but_copies_of_one_image(tmp_path):
     raw = replace(RAW, images=np.broadcast_to(RAW.images[:1], RAW.images.shape))
     with pytest.raises(UsageError, match=r"^Every validation image is also a training image"):
-        split(raw.write(tmp_path / "raw"), tmp_path / "split", TENTH)
+        split_data(raw.write(tmp_path / "raw"), tmp_path / "split", TENTH)
     assert not (tmp_path / "split").exists()
 
 
@@ -484,21 +485,21 @@ def test_nothing_but_copies_of_one_image(tmp_path):
 )
 def test_files_that_do_not_fit_each_other(raw, message, tmp_path):
     with pytest.raises(UsageError) as error:
-        split(raw.write(tmp_path / "raw"), tmp_path / "split", TENTH)
+        split_data(raw.write(tmp_path / "raw"), tmp_path / "split", TENTH)
     assert str(error.value) == message
     assert not (tmp_path / "split").exists()
 
 
 def test_nothing_to_split(tmp_path):
     with pytest.raises(UsageError, match=r"dataset\.json is not there\. Make it with: dvc repro data\.dvc$"):
-        split(tmp_path / "raw", tmp_path / "split", TENTH)
+        split_data(tmp_path / "raw", tmp_path / "split", TENTH)
 
 
 @pytest.mark.parametrize("shape", [(12, 20), (1, 9), (64, 33)], ids=str)
 @pytest.mark.parametrize("classes", [2, 47, 256])
 def test_any_image_size_and_up_to_256_classes(shape, classes, tmp_path):
     raw = invented([4] * classes, tests=1, shape=shape)
-    summary = split(raw.write(tmp_path / "raw"), tmp_path / "split", part_of(validation=0.25, seed=0))
+    summary = split_data(raw.write(tmp_path / "raw"), tmp_path / "split", part_of(validation=0.25, seed=0))
     parts = parts_of(tmp_path / "split")
     assert summary["image"] == list(shape)
     assert summary["classes"] == classes
@@ -509,7 +510,7 @@ def test_any_image_size_and_up_to_256_classes(shape, classes, tmp_path):
         "test": (classes, *shape),
     }
     for part in PARTS:
-        images, labels = load(tmp_path / "split", part)
+        images, labels = load_part(tmp_path / "split", part)
         np.testing.assert_array_equal(images.numpy(), parts[part][0])
         assert labels.tolist() == parts[part][1].tolist()  # no class is above 127 by accident
         assert max(labels.tolist()) == classes - 1
@@ -518,7 +519,7 @@ def test_any_image_size_and_up_to_256_classes(shape, classes, tmp_path):
 def test_class_that_only_the_test_set_has(tmp_path):
     labels = RAW.test_labels.copy()
     labels[0] = 5
-    summary = split(replace(RAW, test_labels=labels).write(tmp_path / "raw"), tmp_path / "split", TENTH)
+    summary = split_data(replace(RAW, test_labels=labels).write(tmp_path / "raw"), tmp_path / "split", TENTH)
     assert summary["classes"] == 6
     assert summary["per_class"]["train"] == [90, 54, 36, 0, 0, 0]
     assert summary["per_class"]["test"] == np.bincount(labels).tolist()
@@ -526,7 +527,7 @@ def test_class_that_only_the_test_set_has(tmp_path):
 
 def test_part_that_is_not_there(tmp_path):
     with pytest.raises(UsageError, match=r"validation\.npz is not there\. Make it with: dvc repro split$"):
-        load(tmp_path, "validation")
+        load_part(tmp_path, "validation")
 
 
 # A data set of one's own: four files and one new file in conf/data/.
@@ -556,7 +557,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def own_settings(*overrides: str) -> Any:
-    return compose.checked(["data=mine", *overrides], False)[1]
+    return compose.load_config(["data=mine", *overrides], False)[1]
 
 
 @pytest.fixture
@@ -568,16 +569,16 @@ def in_checkout(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_own_split_is_made_once(in_checkout):
-    made = ensure.split_for(own_settings("split.validation=256"))
+    made = ensure.ensure_split(own_settings("split.validation=256"))
     assert made.name == made.requested == "mine"
     assert made.folder.parent == in_checkout / "data/prepared"
     assert (made.classes, made.shape) == (256, (12, 20))
     before = {path.name: path.stat().st_mtime_ns for path in made.folder.iterdir()}
     shutil.move(in_checkout / "my", in_checkout / "elsewhere")  # there is nothing to fetch from now
     try:
-        again = ensure.split_for(own_settings("split.validation=256"))
+        again = ensure.ensure_split(own_settings("split.validation=256"))
         with pytest.raises(UsageError, match=r"my/files: train_images\.gz: no such file"):
-            ensure.split_for(own_settings("split.validation=300"))
+            ensure.ensure_split(own_settings("split.validation=300"))
     finally:
         shutil.move(in_checkout / "elsewhere", in_checkout / "my")
     assert again == made
@@ -587,8 +588,8 @@ def test_own_split_is_made_once(in_checkout):
 
 def test_each_split_has_its_own_folder(in_checkout):
     wanted = {"split.validation=256": 256, "split.validation=0.5": 768, "split.validation=300": 300}
-    made = {line: ensure.split_for(own_settings(line)) for line in wanted}
-    made["split.seed=4"] = ensure.split_for(own_settings("split.validation=300", "split.seed=4"))
+    made = {line: ensure.ensure_split(own_settings(line)) for line in wanted}
+    made["split.seed=4"] = ensure.ensure_split(own_settings("split.validation=300", "split.seed=4"))
     assert len({summary.folder for summary in made.values()}) == 4
     assert len({summary.checksum for summary in made.values()}) == 4
     for line, images in wanted.items():
@@ -602,10 +603,10 @@ def test_split_of_the_pipeline_is_used_where_it_is_the_one(in_checkout):
         OWN.write(raw, "mine")
         about = json.loads((raw / "dataset.json").read_text())
         (raw / "dataset.json").write_text(json.dumps({**about, "requested": "mine"}))
-        split(raw, in_checkout / "data/split", part_of(validation=300, seed=0))
-        assert ensure.split_for(own_settings("split.validation=300")).folder == in_checkout / "data/split"
+        split_data(raw, in_checkout / "data/split", part_of(validation=300, seed=0))
+        assert ensure.ensure_split(own_settings("split.validation=300")).folder == in_checkout / "data/split"
         assert not (in_checkout / "data/prepared").exists()
-        assert ensure.split_for(own_settings("split.validation=256")).folder.parent == in_checkout / "data/prepared"
+        assert ensure.ensure_split(own_settings("split.validation=256")).folder.parent == in_checkout / "data/prepared"
     finally:
         shutil.rmtree(raw)
         for part in ("summary.json", *(f"{part}.npz" for part in PARTS)):
@@ -614,7 +615,7 @@ def test_split_of_the_pipeline_is_used_where_it_is_the_one(in_checkout):
 
 def test_no_pipeline_split(in_checkout):
     with pytest.raises(UsageError, match=r"^data/split/summary\.json is not there\. Make it with: dvc repro split$"):
-        ensure.pipeline_split()
+        ensure.read_pipeline_split()
 
 
 def test_training_on_a_data_set_of_ones_own(in_checkout):

@@ -15,14 +15,15 @@ from mlflow import MlflowClient
 import live
 from bestepoch.base import files
 from bestepoch.base.config import compose
-from bestepoch.base.config.schema import Selection
-from bestepoch.base.files import UsageError
+from bestepoch.base.config.schema import SelectionConfig
+from bestepoch.base.errors import UsageError
 from bestepoch.runs.journal import EPOCH_COLUMNS
 from bestepoch.runs.run import Run
-from bestepoch.sweeps.study import group, write
+from bestepoch.sweeps.replicates import group_replicates
+from bestepoch.sweeps.study import write_study
 
-LOSS = Selection(metric="val/loss", mode="min", rule="best", smoothing=1)
-ACCURACY = Selection(metric="val/accuracy", mode="max", rule="best", smoothing=1)
+LOSS = SelectionConfig(metric="val/loss", mode="min", rule="best", smoothing=1)
+ACCURACY = SelectionConfig(metric="val/accuracy", mode="max", rule="best", smoothing=1)
 
 Make = Callable[..., Run]
 
@@ -30,7 +31,7 @@ Make = Callable[..., Run]
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
     """A run with these validation losses, as training would leave it."""
-    base = compose.checked(["data=mnist_sample"], False)[1].training()
+    base = compose.load_config(["data=mnist_sample"], False)[1].training()
 
     def make_run(name: str, losses: list[float], **changed: Any) -> Run:
         values = {**base, **changed}
@@ -59,13 +60,13 @@ def test_seeds_and_folds_are_repeats_and_the_rest_are_settings(make: Make) -> No
         make("d", [0.5], seed=0, optimizer={**adam["optimizer"], "lr": 0.01}),
     ]
     # split.folds is no repeat: five folds and a tenth are other amounts of training images
-    assert [setting.name for setting in group(runs)] == [
+    assert [setting.name for setting in group_replicates(runs)] == [
         "optimizer=sgd optimizer.lr=0.05 split.folds=None",
         "optimizer=sgd optimizer.lr=0.05 split.folds=5",
         "optimizer=adam optimizer.lr=0.001 split.folds=None",
         "optimizer=adam optimizer.lr=0.01 split.folds=None",
     ]
-    (setting,) = group(seeds(make, [0.5], [0.4], [0.3]))
+    (setting,) = group_replicates(seeds(make, [0.5], [0.4], [0.3]))
     assert (setting.name, len(setting.runs)) == ("all runs", 3)
 
 
@@ -74,12 +75,12 @@ def test_what_comes_with_a_choice_goes_without_saying(make: Make) -> None:
         make("a", [0.5], optimizer={"name": "sgd", "lr": 0.05, "momentum": 0.9}),
         make("b", [0.5], optimizer={"name": "adam", "lr": 0.001, "betas": [0.9, 0.99]}),
     ]
-    assert [setting.name for setting in group(runs)] == ["optimizer=sgd", "optimizer=adam"]
+    assert [setting.name for setting in group_replicates(runs)] == ["optimizer=sgd", "optimizer=adam"]
 
 
 def test_the_recommended_epochs_are_where_the_mean_curve_is_best(make: Make) -> None:
     losses = [[0.5, 0.3, 0.4, 0.45], [0.6, 0.35, 0.3, 0.5], [0.5, 0.2, 0.3, 0.4]]
-    (setting,) = group(seeds(make, *losses))
+    (setting,) = group_replicates(seeds(make, *losses))
     assert setting.best_epochs(LOSS) == [2, 3, 2]
     epochs, low, high = setting.recommended(LOSS)
     assert epochs == int(np.mean(losses, 0).argmin()) + 1 == 2
@@ -89,19 +90,19 @@ def test_the_recommended_epochs_are_where_the_mean_curve_is_best(make: Make) -> 
 
 
 def test_runs_that_agree_leave_no_doubt(make: Make) -> None:
-    (setting,) = group(seeds(make, *[[0.5, 0.4, 0.3, 0.31]] * 5))
+    (setting,) = group_replicates(seeds(make, *[[0.5, 0.4, 0.3, 0.31]] * 5))
     assert setting.recommended(LOSS) == (3, 3, 3)
 
 
 def test_runs_of_different_length_are_compared_where_all_are(make: Make) -> None:
-    (setting,) = group(seeds(make, [0.5, 0.4, 0.3], [0.5, 0.4, 0.3, 0.2, 0.1]))
+    (setting,) = group_replicates(seeds(make, [0.5, 0.4, 0.3], [0.5, 0.4, 0.3, 0.2, 0.1]))
     assert setting.epochs == 3
     assert setting.recommended(LOSS)[0] == 3
     assert setting.best_epochs(LOSS) == [3, 5], "but each run has a best epoch of its own"
 
 
 def test_what_is_no_number_is_not_recommended(make: Make) -> None:
-    (setting,) = group(seeds(make, [float("nan"), 0.4, 0.5], [0.1, 0.4, 0.5]))
+    (setting,) = group_replicates(seeds(make, [float("nan"), 0.4, 0.5], [0.1, 0.4, 0.5]))
     assert setting.recommended(LOSS)[0] == 2
 
 
@@ -109,7 +110,7 @@ def test_the_files_hold_the_means(make: Make, tmp_path: Path) -> None:
     losses = [[0.5, 0.25], [0.75, 0.5]]
     runs = seeds(make, *losses)
     out = tmp_path / "study"
-    write(group(runs), LOSS, out)
+    write_study(group_replicates(runs), LOSS, out)
     curves = live.table(out / "curves.csv")
     assert [(row["epoch"], row["runs"]) for row in curves] == [("1", "2"), ("2", "2")]
     assert [float(row["val/loss mean"]) for row in curves] == [0.625, 0.375]
@@ -129,7 +130,7 @@ def test_the_files_hold_the_means(make: Make, tmp_path: Path) -> None:
 
 def test_a_run_without_an_epoch_is_refused(make: Make) -> None:
     with pytest.raises(UsageError, match="has no epoch yet"):
-        group(seeds(make, []))
+        group_replicates(seeds(make, []))
 
 
 @pytest.fixture(scope="module")

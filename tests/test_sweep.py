@@ -19,7 +19,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 
 import live
-from bestepoch.sweeps.jobs import waiting
+from bestepoch.sweeps.jobs import planned_jobs
 
 pytestmark = pytest.mark.xdist_group("sweep")
 
@@ -336,13 +336,13 @@ def test_the_run_of_mlflow_run_is_the_parent(copy: Path) -> None:
 
 def test_jobs_are_named_by_what_they_do_not_have_in_common() -> None:
     jobs = [["model.dropout=0.1", "a=1"], ["augment.dropout=0.1", "a=1"], ["seed=1", "a=1"]]
-    noted = list(waiting(jobs).values())
+    noted = list(planned_jobs(jobs).values())
     names = [note["name"] for note in noted]
     assert [note["overrides"] for note in noted] == [" ".join(job) for job in jobs]
     assert len(set(names)) == 3, "whose names are alike have folders of their own"
     assert names[2] == "seed1"
     assert all(name.startswith("dropout0.1-") for name in names[:2])
-    assert [note["name"] for note in waiting([["seed=1", "a=1"]], ["a=1", "seed=1,2"]).values()] == ["seed1"]
+    assert [note["name"] for note in planned_jobs([["seed=1", "a=1"]], ["a=1", "seed=1,2"]).values()] == ["seed1"]
 
 
 def test_a_sweep_that_is_being_run_is_not_begun_again(failing: tuple[Path, str]) -> None:

@@ -15,8 +15,9 @@ from PIL import Image
 
 import live
 from bestepoch.base.config import compose
-from bestepoch.base.config.schema import Shift
-from bestepoch.components.data.split import Augment, order
+from bestepoch.base.config.groups import ShiftConfig
+from bestepoch.components.data.augment import Augment
+from bestepoch.components.data.order import epoch_permutation
 from bestepoch.evaluation import figures
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tensorboard")]
@@ -95,8 +96,8 @@ def test_the_first_batch_is_shown_as_the_network_saw_it(project: Path, run: Path
         images = arrays["images"]
     import torch
 
-    index = order(0, 1, len(images))[:100]
-    menu = Shift(**compose.checked([*TRAIN], False)[1].augment.model_dump())
+    index = epoch_permutation(0, 1, len(images))[:100]
+    menu = ShiftConfig(**compose.load_config([*TRAIN], False)[1].augment.model_dump())
     seen = Augment(menu, 0, 1, len(images), torch.device("cpu"))(torch.from_numpy(images)[index], index)
     assert not torch.equal(seen, torch.from_numpy(images)[index]), "not varied"
     sheet = image(value)
@@ -144,6 +145,6 @@ def test_histograms_and_curves_of_precision_are_there_on_request(project: Path, 
 @pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (2, 2, 1), (10, 4, 3), (100, 10, 10)])
 def test_tiles_are_a_square_of_whole_images(count: int, columns: int, rows: int) -> None:
     images = np.full((count, 4, 6), 200, np.uint8)
-    sheet = figures.tiles(images, enlarged=1)
+    sheet = figures.tile_images(images, enlarged=1)
     assert sheet.shape == (rows * 6, columns * 8)
     assert (sheet == 55).sum() == count * 24 and (sheet == 255).sum() == sheet.size - count * 24

@@ -18,10 +18,11 @@ import pytest
 from mlflow import MlflowClient
 
 import live
-from bestepoch.base import files
-from bestepoch.runs.journal import Journal, Row
+from bestepoch.base import errors
+from bestepoch.runs.journal import Journal
 from bestepoch.runs.run import Run
-from bestepoch.tracking import worker
+from bestepoch.runs.tables import Row
+from bestepoch.tracking import cursor, worker
 from bestepoch.tracking.tensorboard.run import TensorBoardTracker
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("trackers_down")]
@@ -111,7 +112,7 @@ def test_no_password_is_shown_or_written_down(untold: Untold) -> None:
     ],
 )
 def test_what_is_shown_of_an_address(address: str, shown: str) -> None:
-    assert files.public(address) == shown
+    assert errors.redact_credentials(address) == shown
 
 
 class Moody:
@@ -120,8 +121,8 @@ class Moody:
     name = "Moody"
 
     def __init__(self) -> None:
-        self.place: dict[str, Any] = {}
-        self.taken: list[int] = []
+        self.cursor: dict[str, Any] = {}
+        self.copied: list[int] = []
         self.down = False
         self.refused = 0
         self.ended: list[str] = []
@@ -133,7 +134,7 @@ class Moody:
         if self.down:
             self.refused += 1
             raise ConnectionError("nobody there\nand a page about it")
-        self.taken += [int(row["iteration"]) for row in iterations]
+        self.copied += [int(row["iteration"]) for row in iterations]
 
     def close(self, status: str) -> None:
         self.ended.append(status)
@@ -149,17 +150,17 @@ def until(condition: Callable[[], bool]) -> None:
 def test_each_time_it_goes_down_there_is_one_warning_and_later_no_gap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(worker, "EVERY_SECONDS", 0.01)
-    monkeypatch.setattr(worker, "LONGEST_PAUSE", 0.05)
-    monkeypatch.setattr(worker, "CHUNK", 7)
+    monkeypatch.setattr(worker, "DELIVERY_INTERVAL_S", 0.01)
+    monkeypatch.setattr(worker, "MAX_RETRY_PAUSE_S", 0.05)
+    monkeypatch.setattr(cursor, "MAX_ROWS_IN_MEMORY", 7)
     monkeypatch.setattr(logging.getLogger("bestepoch"), "propagate", True)
     journal, tracker = Journal(tmp_path), Moody()
-    brought = worker.Delivery(tracker, tmp_path)
+    brought = worker.TrackerThread(tracker, tmp_path)
     brought.start()
     for done, down, warnings in ((0, False, 0), (20, True, 1), (40, False, 1), (60, True, 2)):
         tracker.down, tracker.refused = down, 0
         for i in range(done + 1, done + 21):
-            journal.iteration(i, 1, 0.5, 0.1)
+            journal.log_iteration(i, 1, 0.5, 0.1)
         journal.flush()
         if down:
             until(lambda: tracker.refused >= 3)
@@ -239,7 +240,7 @@ def test_a_part_that_is_missing_is_added_and_no_more(run: Path, monkeypatch: pyt
     (run / "epochs.csv").write_text("".join(lines["epochs.csv"][:2]))
     monkeypatch.chdir(run.parents[1])
     tracker = TensorBoardTracker(Run.read(run))
-    assert worker.catch_up(tracker, run, tracker.place)
+    assert cursor.deliver_pending(tracker, run, tracker.cursor)
     tracker.close("killed")
     assert [len(live.tensorboard_points(run)[key]) for key in ("lr", "val/loss")] == [61, 1]
     for name, text in lines.items():

@@ -20,11 +20,11 @@ from mlflow import MlflowClient
 import live
 from bestepoch.base.config import compose
 from bestepoch.components.schedules.learning_rate import learning_rate
-from bestepoch.components.schedules.learning_rate import plan as learning_rate_plan
-from bestepoch.runs.journal import Row
+from bestepoch.components.schedules.plan import make_plan
 from bestepoch.runs.run import Run
+from bestepoch.runs.tables import Row
 from bestepoch.tracking.mlflow import store
-from bestepoch.tracking.mlflow.evaluation import record_evaluation
+from bestepoch.tracking.mlflow.evaluation import log_evaluation
 from bestepoch.tracking.mlflow.run import MlflowTracker
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tracking")]  # one process, so one training for all tests
@@ -122,8 +122,8 @@ def test_the_learning_rate_is_the_one_that_the_update_used(trained: Trained) -> 
             oracle.step()
     logged = [value for _, value in trained.points["lr"]]
     assert logged == pytest.approx(used, rel=1e-12, abs=1e-15)
-    with_settings = compose.checked([*TRAIN], False)[1]
-    plan = learning_rate_plan(trained.images, with_settings.train)
+    with_settings = compose.load_config([*TRAIN], False)[1]
+    plan = make_plan(trained.images, with_settings.train)
     assert logged == [learning_rate(with_settings.scheduler, 0.01, plan, i + 1) for i in range(updates)]
     # and the epoch's row has that of its last update
     epochs = live.table(trained.folder / "epochs.csv")
@@ -161,7 +161,7 @@ def test_parameters_and_the_config_artifact_are_the_resolved_configuration(train
     assert {key: params.get(key) for key in wanted} == wanted
     path = trained.client.download_artifacts(trained.run.info.run_id, "config.yaml", str(tmp_path))
     stored = yaml.safe_load(Path(path).read_text())
-    settings = compose.checked([*TRAIN], False)[1]
+    settings = compose.load_config([*TRAIN], False)[1]
     assert stored == settings.training()
     named = {key.removesuffix(".name") if key != "device.name" else key: v for key, v in leaves(stored).items()}
     assert params == {key: str(value) for key, value in named.items() if value is not None}
@@ -337,7 +337,7 @@ def test_evaluation_logs_one_model_with_signature_and_example(trained: Trained, 
 def test_the_logged_model_predicts_what_the_network_predicts(trained: Trained, evaluated: Evaluated) -> None:
     import mlflow
 
-    from bestepoch.base.config import schema
+    from bestepoch.base.config import groups
     from bestepoch.components.models import networks
 
     (split,) = (trained.project / "data/prepared").glob("mnist_sample-*")
@@ -345,7 +345,7 @@ def test_the_logged_model_predicts_what_the_network_predicts(trained: Trained, e
         images = arrays["images"].astype(np.float32)
     best = int(evaluated.metrics["best_epoch"])
     summary = json.loads((split / "summary.json").read_text())
-    menu = schema.Cnn(
+    menu = groups.CnnConfig(
         name="cnn",
         channels=[32, 32, 64, 128],
         kernel_sizes=[5, 3, 4, 3],
@@ -356,7 +356,7 @@ def test_the_logged_model_predicts_what_the_network_predicts(trained: Trained, e
         dropout=0.0,
         tta_shift=0,
     )
-    network = networks.build(menu, (28, 28), 10, summary["pixel_mean"], summary["pixel_std"])
+    network = networks.build_network(menu, (28, 28), 10, summary["pixel_mean"], summary["pixel_std"])
     checkpoint = torch.load(trained.folder / f"checkpoints/epoch-{best:04d}.pt", weights_only=True)
     network.load_state_dict(checkpoint["network"])
     network.eval()
@@ -402,7 +402,7 @@ def test_a_model_that_cannot_be_stored_leaves_the_run_as_it_ended(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     files = trained.folder / "evaluate"
     with pytest.raises(OSError, match="no place for files"):
-        record_evaluation(Run.read(trained.folder), "bestepoch", trained.folder, {}, NoModel(), files, "words")  # type: ignore[arg-type]
+        log_evaluation(Run.read(trained.folder), "bestepoch", trained.folder, {}, NoModel(), files, "words")  # type: ignore[arg-type]
     info = trained.client.get_run(trained.run.info.run_id).info
     assert (info.status, info.end_time) == ("FINISHED", evaluated.run.info.end_time)
 
@@ -489,7 +489,7 @@ def tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowTracker:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", live.store(tmp_path))
     made = MlflowTracker(Run(tmp_path, {"status": "finished"}), "bestepoch")
     made.client = MlflowClient(tracking_uri=made.uri)
-    made.place["run_id"] = made.client.create_run("0").info.run_id
+    made.cursor["run_id"] = made.client.create_run("0").info.run_id
     return made
 
 
@@ -506,7 +506,7 @@ def test_each_row_is_stored_once_however_often_it_is_sent(tracker: MlflowTracker
     for chunk in chunks:
         tracker.write(chunk, [])
     sent = {row["iteration"]: row for chunk in chunks for row in chunk}
-    run_id = tracker.place["run_id"]
+    run_id = tracker.cursor["run_id"]
     for key in live.PER_ITERATION:
         points = sorted((m.step, m.timestamp, repr(m.value)) for m in tracker.client.get_metric_history(run_id, key))
         largest = 1.7976931348623157e308  # what MLflow has for infinity

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import live
-from bestepoch.base.files import UsageError
+from bestepoch.base.errors import UsageError
 from bestepoch.cli import servers
 
 pytestmark = pytest.mark.xdist_group("ui")

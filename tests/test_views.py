@@ -15,9 +15,9 @@ import pytest
 from mlflow import MlflowClient
 
 import live
-from bestepoch.base import files
-from bestepoch.tracking.mlflow.run import note
-from bestepoch.tracking.mlflow.views import BEST_EPOCHS, DESCRIPTION, LEARNING_CURVES, furnish
+from bestepoch.base import git
+from bestepoch.tracking.mlflow.run import set_description
+from bestepoch.tracking.mlflow.views import BEST_EPOCHS, DESCRIPTION, LEARNING_CURVES, create_default_views
 
 pytestmark = pytest.mark.xdist_group("views")
 QUICK = (*live.SAMPLE, "train.epochs=20", "tracking.tensorboard=false")  # seconds, in which its machine is watched
@@ -97,14 +97,14 @@ def test_the_experiment_is_described_and_has_two_views(client: MlflowClient) -> 
 
 def test_views_are_written_once_and_what_a_person_made_of_them_stays(client: MlflowClient) -> None:
     number = client.create_experiment("another", tags={NOTE: "ours"})
-    furnish(client, client.get_experiment(number))
+    create_default_views(client, client.get_experiment(number))
     tags = client.get_experiment(number).tags
     assert tags[NOTE] == "ours" and sum(key.startswith(VIEW) for key in tags) == 2
     client.delete_experiment_tag(number, VIEW + BEST_EPOCHS)
     client.set_experiment_tag(number, VIEW + LEARNING_CURVES, "changed")
     before = client.get_experiment(number).tags
     assert before != tags
-    furnish(client, client.get_experiment(number))
+    create_default_views(client, client.get_experiment(number))
     assert client.get_experiment(number).tags == before
 
 
@@ -118,7 +118,7 @@ def test_runs_that_begin_at_the_same_moment_all_furnish_their_experiment(tmp_pat
 
         def begin(client: MlflowClient, bare: Any = bare, together: threading.Barrier = together) -> None:
             together.wait()
-            furnish(client, bare)
+            create_default_views(client, bare)
 
         with ThreadPoolExecutor(len(clients)) as threads:
             list(threads.map(begin, clients))  # which raises what one of them did
@@ -179,12 +179,12 @@ def test_a_description_is_renewed_until_a_person_edits_it(client: MlflowClient) 
     def said() -> str:
         return str(client.get_run(run).data.tags[NOTE])
 
-    note(client, run, "first\n\ntext")
+    set_description(client, run, "first\n\ntext")
     assert said().startswith("first\n\ntext\n\n[bestepoch]: # (")
-    note(client, run, "second")
+    set_description(client, run, "second")
     assert said().startswith("second\n\n")
     client.set_tag(run, NOTE, said().replace("second", "Monday: this one"))
-    note(client, run, "third")
+    set_description(client, run, "third")
     assert said().startswith("Monday: this one")
 
 
@@ -201,7 +201,7 @@ def test_a_description_is_renewed_until_a_person_edits_it(client: MlflowClient) 
     ],
 )
 def test_a_commit_is_a_link_where_the_remote_is_a_server(remote: str, url: str | None) -> None:
-    assert files.commit_url(remote, "abc") == url
+    assert git.commit_url(remote, "abc") == url
 
 
 def test_runs_are_found_as_the_description_says(client: MlflowClient) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from bestepoch.cli.launch import answer
+from bestepoch.cli.launch import run_cli
 from bestepoch.cli.servers import main
 
 if __name__ == "__main__":
-    answer(main, sys.argv[1:])
+    run_cli(main, sys.argv[1:])

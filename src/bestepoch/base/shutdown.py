@@ -28,7 +28,7 @@ class Interrupted(Exception):
         self.number = number
 
 
-def stop_with_dvc() -> None:
+def stop_when_dvc_exits() -> None:
     """Started by DVC, ask this process to stop when DVC is gone; killed, DVC leaves it running.
 
     DVC may be gone already. Then no process above this one is DVC, and it stops at once: a shell between the two, or
@@ -79,7 +79,7 @@ def _stem(path: str) -> str:
 
 
 @functools.cache
-def stop_with(number: int) -> None:
+def stop_when_exits(number: int) -> None:
     """Ask this process to stop when the process of that number, which is there now, is gone."""
     import psutil
 
@@ -87,16 +87,16 @@ def stop_with(number: int) -> None:
         _stop_after(psutil.Process(number), "the process that began the sweep is gone; stopping as well")
 
 
-def alive(number: int) -> bool:
+def is_alive(number: int) -> bool:
     """Whether there is a process of that number on this machine."""
     import psutil
 
     with contextlib.suppress(psutil.NoSuchProcess):
-        return _lives(psutil.Process(number))
+        return _is_running(psutil.Process(number))
     return False
 
 
-def _lives(process: psutil.Process) -> bool:
+def _is_running(process: psutil.Process) -> bool:
     import psutil
 
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -106,7 +106,7 @@ def _lives(process: psutil.Process) -> bool:
 
 def _stop_after(other: psutil.Process | None, told: str) -> None:
     def watch() -> None:
-        while other is not None and _lives(other):
+        while other is not None and _is_running(other):
             time.sleep(0.5)
         log.warning("%s", told)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -115,7 +115,7 @@ def _stop_after(other: psutil.Process | None, told: str) -> None:
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[list[int]]:
+def catch_stop_signals() -> Iterator[list[int]]:
     """While inside, SIGTERM and Ctrl-C only leave their number in the list that this yields.
 
     In a job of submitit it is the signal by which a cluster takes the machine back, while SIGTERM is submitit's.
@@ -130,7 +130,7 @@ def stop_signals() -> Iterator[list[int]]:
             signal.default_int_handler(number, frame)  # asked twice: at once
         received.append(number)
 
-    old = {number: signal.signal(number, note) for number in (_taken_back() or signal.SIGTERM, signal.SIGINT)}
+    old = {number: signal.signal(number, note) for number in (_preemption_signal() or signal.SIGTERM, signal.SIGINT)}
     try:
         yield received
     finally:
@@ -138,15 +138,15 @@ def stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _taken_back() -> signal.Signals | None:
+def _preemption_signal() -> signal.Signals | None:
     """The signal for which submitit has a handler, which queues the job again."""
     if "SUBMITIT_EXECUTOR" not in os.environ:
         return None
     return signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"]
 
 
-def leave(number: int) -> NoReturn:
+def exit_by_signal(number: int) -> NoReturn:
     """End this process for a signal that was noted, now that all is saved: by submitit's handler where that is it."""
-    if number == _taken_back():
+    if number == _preemption_signal():
         signal.raise_signal(number)
     raise SystemExit(128 + number)

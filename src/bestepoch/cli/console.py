@@ -13,20 +13,17 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bestepoch.components.data.split import Summary
-    from bestepoch.components.schedules.learning_rate import Plan
-    from bestepoch.runs.journal import Row
-    from bestepoch.runs.run import Run
+    from bestepoch.runs.tables import Row
 
 log = logging.getLogger("bestepoch")
 
 
-def live() -> bool:
+def is_interactive() -> bool:
     """Whether a person looks on: what moves and has colours is for a terminal, and not for a log of CI's."""
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
 
 
-def console(wrap: bool = False) -> Console:
+def make_console(wrap: bool = False) -> Console:
     """Standard error: standard output stays free for what a script may want to read.
 
     Args:
@@ -40,50 +37,34 @@ def console(wrap: bool = False) -> Console:
 @contextlib.contextmanager
 def download_progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar for one file; yields a function that takes the bytes that have come."""
-    if not live():
+    if not is_interactive():
         yield lambda _count: None
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console(), transient=True) as progress:
+    with Progress(*columns, console=make_console(), transient=True) as progress:
         task = progress.add_task(name, total=total or None)
         yield lambda count: progress.advance(task, count)
 
 
-def styled(line: str) -> str:
+def highlight_label(line: str) -> str:
     """A line with its label in bold, where it has one and a person looks on; long ones are the terminal's to wrap."""
     found = re.match(r"[a-z]+(?= {2,})|WARNING(?=  )|warning(?=: )|[a-z]+ [a-z]+(?=  )", line)
-    if found is None or not live() or os.environ.get("NO_COLOR"):
+    if found is None or not is_interactive() or os.environ.get("NO_COLOR"):
         return line
     colour = "33" if found[0].lower() == "warning" else "36"
     return f"\x1b[1;{colour}m{found[0]}\x1b[0m{line[found.end() :]}"
 
 
-def heading(run: Run, split: Summary, plan: Plan, replayed: bool) -> None:
-    """What is trained on what and how, and the arithmetic, before training starts; ``replayed``: by a CUDA graph."""
-    log.info("run      %s%s", run.name, " (resumed)" if run.resumed else "")
-    log.info("data     %s", split.name)
-    if split.offline_sample:
-        log.warning("WARNING  the offline sample stands in for %s: no number here is of %s", *[split.requested] * 2)
-    for line in plan.describe().splitlines():
-        log.info("plan     %s", line)
-    count = run.info["config"].get("processes")
-    each = f" in each of {count} processes" if count else ""
-    device, threads = (run.info["environment"][key] for key in ("device", "threads"))
-    how = run.info["config"]["device"]
-    more = (f", {how['precision']}" if how["precision"] != "float32" else "") + ", CUDA graph" * replayed
-    log.info("device   %s, %d %s%s%s", device, threads, "thread" if threads == 1 else "threads", each, more)
-
-
-class Training:
+class TrainingProgress:
     """The progress of one run: a bar with loss, rate and time left on a terminal, one line an epoch otherwise."""
 
     def __init__(self, iterations: int, done: int, shown: bool = True) -> None:
         self.progress: Any = None
         self.shown = shown
         # a job of a sweep has no bar of its own
-        if not (shown and live() and log.isEnabledFor(logging.INFO)):
+        if not (shown and is_interactive() and log.isEnabledFor(logging.INFO)):
             return
         from rich.progress import (
             BarColumn,
@@ -94,7 +75,7 @@ class Training:
             TimeRemainingColumn,
         )
 
-        screen = console(wrap=True)
+        screen = make_console(wrap=True)
         # least important first: what a narrow terminal does without
         columns: dict[str, ProgressColumn] = {
             "epoch": TextColumn("epoch {task.fields[epoch]}"),
@@ -114,13 +95,13 @@ class Training:
         )
         self.progress.start()
 
-    def iteration(self, iteration: int, epoch: int, loss: Any, lr: float) -> None:
+    def show_iteration(self, iteration: int, epoch: int, loss: Any, lr: float) -> None:
         """Move the bar; cheap where there is none. A loss that is still on a GPU is not waited for."""
         if self.progress is not None:
             shown = f"{loss:.4f}" if isinstance(loss, float) else "-"
             self.progress.update(self.task, completed=iteration, epoch=epoch, loss=shown, lr=f"{lr:.2e}")
 
-    def epoch(self, row: Row, epochs: int) -> None:
+    def show_epoch(self, row: Row, epochs: int) -> None:
         """The epoch's line, for people and for logs."""
         if self.progress is not None:
             self.progress.update(self.task, val=f"val {row['val/loss']:.4f} {row['val/accuracy']:.2%}")
@@ -143,15 +124,15 @@ class Training:
             self.progress.stop()
 
 
-class Board:
+class StatusLines:
     """Some lines that change in place at the bottom of a terminal; elsewhere only what is said for good."""
 
     def __enter__(self) -> Self:
         self.live: Any = None
-        if live():
+        if is_interactive():
             from rich.live import Live
 
-            self.live = Live(console=console(), transient=True, refresh_per_second=2)
+            self.live = Live(console=make_console(), transient=True, refresh_per_second=2)
             self.live.start()
         return self
 

@@ -14,14 +14,14 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 
-from bestepoch.base import files
+from bestepoch.base import paths
 from bestepoch.base.config import compose
-from bestepoch.base.files import UsageError
+from bestepoch.base.errors import UsageError
 from bestepoch.tracking.mlflow import store
-from bestepoch.tracking.mlflow.views import BEST_EPOCHS, LEARNING_CURVES, link
+from bestepoch.tracking.mlflow.views import BEST_EPOCHS, LEARNING_CURVES, view_link
 
-USUAL = {"PORT": 5000, "TENSORBOARD_PORT": 6006}
-PATIENCE = 120  # seconds that a server may take to start
+DEFAULT_PORTS = {"PORT": 5000, "TENSORBOARD_PORT": 6006}
+START_TIMEOUT_S = 120  # seconds that a server may take to start
 # The curves before single numbers, and as they are: TensorBoard smooths by itself, and of a few epochs it then shows
 # another lowest loss, at another epoch.
 CURVES = f"?smoothing=0&tagFilter={urllib.parse.quote('^(val|train|lr)')}#timeseries"
@@ -35,15 +35,18 @@ def main(arguments: list[str]) -> None:
     """
     uri = store.store_uri()
     port, beside = _ports(arguments)
-    number = store.experiment(store.client(uri), uri, str(compose.value("tracking.experiment")))
-    views = {"best epochs": link(number, BEST_EPOCHS), "learning curves": link(number, LEARNING_CURVES, "CHART")}
+    number = store.ensure_experiment(store.make_client(uri), uri, str(compose.read_default("tracking.experiment")))
+    views = {
+        "best epochs": view_link(number, BEST_EPOCHS),
+        "learning curves": view_link(number, LEARNING_CURVES, "CHART"),
+    }
     if uri.startswith("http"):
         there = "".join(f"\n{name:<16} {uri.rstrip('/')}/{view}" for name, view in views.items())
         raise UsageError(f"MLFLOW_TRACKING_URI is a server with its own UI. Open{there}")
     here = ["--host", "127.0.0.1", "--port"]
     with (
         _server("mlflow", "server", "--backend-store-uri", uri, "--workers", "1", *here, port) as mlflow,
-        _server("tensorboard.main", "--logdir", str(files.home() / "runs"), *here, beside) as board,
+        _server("tensorboard.main", "--logdir", str(paths.main_checkout() / "runs"), *here, beside) as board,
         contextlib.suppress(KeyboardInterrupt),
     ):
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -62,8 +65,10 @@ def _ports(arguments: list[str]) -> list[str]:
     asked: dict[str, str] = {}
     for line in arguments:
         name, _, given = line.partition("=")
-        if name not in USUAL:
-            raise UsageError(f"{line} is not understood. There are {' and '.join(USUAL)}, such as: make ui PORT=5001")
+        if name not in DEFAULT_PORTS:
+            raise UsageError(
+                f"{line} is not understood. There are {' and '.join(DEFAULT_PORTS)}, such as: make ui PORT=5001"
+            )
         asked[name] = given
         if not given.isdigit() or not 0 < int(given) < 65536:
             raise UsageError(f"{name} = {given} is not allowed: must be from 1 to 65535, such as: make ui {name}=5001")
@@ -71,7 +76,7 @@ def _ports(arguments: list[str]) -> list[str]:
             raise UsageError(f"{name} = {given} is in use. Take another one, or leave it out for the next free one")
     if len(set(asked.values())) < len(asked):
         raise UsageError(f"PORT and TENSORBOARD_PORT are both {asked['PORT']}. Each server needs a port of its own")
-    for name, usual in USUAL.items():
+    for name, usual in DEFAULT_PORTS.items():
         if name not in asked:
             asked[name] = str(next(n for n in range(usual, 65536) if str(n) not in asked.values() and _free(n)))
     return [asked["PORT"], asked["TENSORBOARD_PORT"]]
@@ -111,7 +116,7 @@ def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
         UsageError: it ended, or has not answered for long.
     """
     ask = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy knows what is on this machine
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + START_TIMEOUT_S
     while True:
         with contextlib.suppress(OSError), ask.open(url, timeout=1):
             return

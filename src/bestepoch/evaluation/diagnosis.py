@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bestepoch.base.files import UsageError
-from bestepoch.runs.journal import Row
+from bestepoch.base.errors import UsageError
+from bestepoch.runs.tables import Row
 
 Kind = Literal["underfit", "overfit", "converged", "oscillating", "diverged"]
 
@@ -48,7 +48,7 @@ class Diagnosis:
     override: str
     evidence: dict[str, float]
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """What a person is told of it, as plain values."""
         return {key: getattr(self, key) for key in ("kind", "epoch", "sentence", "suggestion", "override")}
 
@@ -65,7 +65,7 @@ class Curve:
         halves = [min(i, width // 2) for i in range(n)]
         windows = (logs[min(i - half, n - min(width, 3)) : i + half + 1] for i, half in enumerate(halves))
         self.values, self.level = values, np.array([np.median(window) for window in windows])
-        self.noise = noise(logs[-max(RECENT, 3 * n // 4) :])
+        self.noise = estimate_noise(logs[-max(RECENT, 3 * n // 4) :])
         self.tolerance = min(max(SIGMAS * self.noise / math.sqrt(width), LEAST), SWING)
 
     def flat_since(self) -> int | None:
@@ -117,7 +117,7 @@ class Curve:
         return min(max(falls), float(x[-1]), *(fall for fall in falls if fall > 0))
 
 
-def noise(logs: np.ndarray) -> float:
+def estimate_noise(logs: np.ndarray) -> float:
     """Standard deviation of one epoch, from how far each is outside the two around it (one or two epochs away).
 
     A trend has none of this, however steep or curved; a spread about a line or second differences take it for noise.
@@ -133,12 +133,12 @@ def noise(logs: np.ndarray) -> float:
     return wider * math.sqrt(math.pi) * float(np.mean(outside or [0.0]))
 
 
-def of_run(info: dict[str, Any], epochs: list[Row]) -> Diagnosis:
+def diagnose_run(info: dict[str, Any], epochs: list[Row]) -> Diagnosis:
     """`diagnose`, for what a run's ``run.json`` holds."""
-    from bestepoch.training import loop
+    from bestepoch.components.models import inference
 
     config, classes = info["config"], info["data"]["classes"]
-    floor = loop.least_loss(config["loss"]["label_smoothing"], classes)
+    floor = inference.smoothed_ce_floor(config["loss"]["label_smoothing"], classes)
     return diagnose(epochs, lr=config["optimizer"]["lr"], classes=classes, floor=floor)
 
 

@@ -7,59 +7,39 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bestepoch.base import files
+from bestepoch.base import files, paths
 from bestepoch.base.config import compose
-from bestepoch.base.config.schema import Level, Patience, Selection, Settings
-from bestepoch.base.files import UsageError
-from bestepoch.base.shutdown import stop_with_dvc
-from bestepoch.components.data.split import Summary, load
-from bestepoch.components.models.model_file import MODEL, chosen_model, restored
+from bestepoch.base.config.groups import PatienceStoppingConfig, PlateauStoppingConfig
+from bestepoch.base.config.schema import Config, SelectionConfig
+from bestepoch.base.shutdown import stop_when_dvc_exits
+from bestepoch.components.data.split import load_part
+from bestepoch.components.models.model_file import MODEL_FILE, make_model_file, restore_network
 from bestepoch.evaluation import selection
-from bestepoch.runs.journal import columns, read, write_table
+from bestepoch.runs.find import PIPELINE_RUN, find_run
 from bestepoch.runs.run import Run
-from bestepoch.splitting import ensure
+from bestepoch.runs.tables import read_columns, read_rows, write_table
+from bestepoch.splitting.ensure import find_split_of_run
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
-    from bestepoch.evaluation.tensorboard_figures import Evaluated
+    from bestepoch.evaluation.tensorboard_figures import EvaluationContext
 
 log = logging.getLogger("bestepoch")
-PIPELINE_RUN = "results/train"
 
 
-def main(settings: Settings) -> None:
+def main(config: Config) -> None:
     """The run that `dvc repro` trained, to ``results/evaluate``; another run, to ``evaluate`` in its own folder."""
-    source = find_run(settings.run or PIPELINE_RUN)
-    pipeline = source == files.root() / PIPELINE_RUN
-    out = files.root() / "results/evaluate" if pipeline else source / "evaluate"
+    source = find_run(config.run or PIPELINE_RUN)
+    pipeline = source == paths.project_root() / PIPELINE_RUN
+    out = paths.project_root() / "results/evaluate" if pipeline else source / "evaluate"
     if pipeline:
-        stop_with_dvc()
-    evaluate(settings, source, out, pipeline)
+        stop_when_dvc_exits()
+    evaluate_run(config, source, out, pipeline)
 
 
-def find_run(name: str | list[str]) -> Path:
-    """A run's folder, named from here or from the project's root.
-
-    Raises:
-        UsageError: there is none; the message lists those there are. Or several are named.
-    """
-    if not isinstance(name, str):
-        raise UsageError("This takes one run: run=runs/<name>. Several are for: python -m bestepoch.study")
-    for base in (Path.cwd(), files.root(), files.home()):
-        folder = (base / name).resolve()
-        if (folder / "run.json").is_file():
-            return folder
-    there = sorted(files.relative(path.parent) for path in (files.home() / "runs").glob("*/run.json"))
-    if name == PIPELINE_RUN:
-        raise UsageError(
-            f"{name} holds no run yet. Make it with: dvc repro" + (f", or: run={there[-1]}" if there else "")
-        )
-    raise UsageError(f"run = {name} is not a run's folder. There are: {', '.join(there) or 'none'}")
-
-
-def evaluate(settings: Settings, source: Path, out: Path, pipeline: bool) -> dict[str, Any]:
+def evaluate_run(config: Config, source: Path, out: Path, pipeline: bool) -> dict[str, Any]:
     """Choose by ``selection``, test, write, and tell the trackers.
 
     Args:
@@ -69,32 +49,33 @@ def evaluate(settings: Settings, source: Path, out: Path, pipeline: bool) -> dic
     Returns:
         what ``metrics.json`` holds.
     """
-    from bestepoch.evaluation import report, statistics
-    from bestepoch.evaluation.diagnosis import of_run
-    from bestepoch.evaluation.tensorboard_figures import Evaluated
+    from bestepoch.components.models import inference
+    from bestepoch.evaluation import predictions, report
+    from bestepoch.evaluation.diagnosis import diagnose_run
+    from bestepoch.evaluation.statistics import selection_evidence, wilson_ci
+    from bestepoch.evaluation.tensorboard_figures import EvaluationContext
     from bestepoch.runs import checkpoint
-    from bestepoch.training import loop
 
     run = Run.read(source)
-    epochs = read(source / "epochs.csv")
-    choice, stopping = settings.selection, _stopping(run)
+    epochs = read_rows(source / "epochs.csv")
+    choice, stopping = config.selection, _read_stopping(run)
 
     def fared(epoch: int) -> dict[str, np.ndarray]:
-        return checkpoint.fared(source, epoch)
+        return checkpoint.load_validation_results(source, epoch)
 
-    best = selection.choose(epochs, choice, fared)
-    chosen = chosen_model(run, source, int(best["epoch"]))
-    network = restored(chosen)
-    split = _split(run, settings, pipeline)
-    images, labels = load(split.folder, "test")
+    best = selection.select_epoch(epochs, choice, fared)
+    chosen = make_model_file(run, source, int(best["epoch"]))
+    network = restore_network(chosen)
+    split = find_split_of_run(run, config, pipeline)
+    images, labels = load_part(split.folder, "test")
     started = time.monotonic()
-    logits = loop.predict(network, images)
+    logits = inference.predict(network, images)
     smoothing = run.info["config"]["loss"]["label_smoothing"]
-    scored = loop.score(logits, labels, smoothing)
-    tested = report.Tested.of(images, labels, logits, time.monotonic() - started)
-    diagnosis = of_run(run.info, epochs)
-    run.info["verdict"] = diagnosis.told()
-    low, high = statistics.wilson(int(scored.correct.sum()), len(labels))
+    scored = inference.score_examples(logits, labels, smoothing)
+    tested = predictions.TestPredictions.from_logits(images, labels, logits, time.monotonic() - started)
+    diagnosis = diagnose_run(run.info, epochs)
+    run.info["verdict"] = diagnosis.to_dict()
+    low, high = wilson_ci(int(scored.correct.sum()), len(labels))
     metrics = {
         "best_epoch": int(best["epoch"]),
         "last_epoch": int(epochs[-1]["epoch"]),
@@ -104,34 +85,34 @@ def evaluate(settings: Settings, source: Path, out: Path, pipeline: bool) -> dic
         "test_accuracy": scored.accuracy,
         "test_accuracy_low": low,
         "test_accuracy_high": high,
-        "test_ece": report.calibration_error(tested.calibration()),
-        **statistics.of(epochs, best, choice, fared, stopping),
+        "test_ece": predictions.calibration_error(tested.calibration()),
+        **selection_evidence(epochs, best, choice, fared, stopping),
         "diagnosis": {"kind": diagnosis.kind, "epoch": diagnosis.epoch, **diagnosis.evidence},
     }
 
     out.mkdir(parents=True, exist_ok=True)
     write_table(out / "predictions.csv", ["index", "actual", "predicted", "confidence"], tested.rows())
-    checkpoint.save(out / MODEL, chosen)
-    iterations = columns(source / "iterations.csv")
-    report.write(out, run, iterations, epochs, metrics, choice, stopping, diagnosis, tested)
+    checkpoint.save(out / MODEL_FILE, chosen)
+    iterations = read_columns(source / "iterations.csv")
+    report.write_report(out, run, iterations, epochs, metrics, choice, stopping, diagnosis, tested)
     files.write_json(out / "metrics.json", metrics)
     numbers, probabilities = [int(row["epoch"]) for row in epochs], logits.double().softmax(1).numpy()
-    shown = Evaluated(run, source, split, numbers, int(best["epoch"]), tested, probabilities)
-    registered = _tell(settings, shown, out, network, images[:2].float().numpy(), metrics)
+    shown = EvaluationContext(run, source, split, numbers, int(best["epoch"]), tested, probabilities)
+    registered = _log_to_trackers(config, shown, out, network, images[:2].float().numpy(), metrics)
 
-    _say(metrics, choice)
+    _log_summary(metrics, choice)
     if registered:
         log.info("model    %s", registered)
     log.info("verdict  %s", diagnosis.sentence)
     log.info("try      %s  %s", diagnosis.suggestion, diagnosis.override)
     if split.offline_sample:
         log.warning("WARNING  this is %s, which stands in for %s", split.name, split.requested)
-    log.info("report   %s", files.relative(out / "report.html"))
+    log.info("report   %s", paths.display_path(out / "report.html"))
     log.info("compare  make ui")
     return metrics
 
 
-def _say(metrics: dict[str, Any], choice: Selection) -> None:
+def _log_summary(metrics: dict[str, Any], choice: SelectionConfig) -> None:
     rule = "" if choice.rule == "best" else f", {choice.rule.replace('_', ' ')} rule"
     log.info("best     epoch %d of %d, by %s%s", metrics["best_epoch"], metrics["last_epoch"], choice.metric, rule)
     if (second := metrics.get("runner_up")) is not None:
@@ -145,37 +126,19 @@ def _say(metrics: dict[str, Any], choice: Selection) -> None:
     log.info("test     loss %.4f  accuracy %.2f%% (95%% interval %.2f to %.2f)", metrics["test_loss"], *shares)
 
 
-def _stopping(run: Run) -> Patience | Level:
+def _read_stopping(run: Run) -> PatienceStoppingConfig | PlateauStoppingConfig:
     """The early stopping of the run, or where it had none the menu's own, to say what that would have done."""
-    kinds: dict[str, type[Patience | Level]] = {"patience": Patience, "plateau": Level}
+    kinds: dict[str, type[PatienceStoppingConfig | PlateauStoppingConfig]] = {
+        "patience": PatienceStoppingConfig,
+        "plateau": PlateauStoppingConfig,
+    }
     values = run.info["config"]["stopping"]
     kind = kinds.get(values["name"])
-    return kind(**values) if kind is not None else compose.menu_entry("stopping", "patience")
+    return kind(**values) if kind is not None else compose.load_option("stopping", "patience")
 
 
-def _split(run: Run, settings: Settings, pipeline: bool) -> Summary:
-    """The split that the run was trained on, or none: another one would mix training and test images."""
-    data = run.info["data"]
-    if pipeline:
-        split = ensure.pipeline_split()
-        if split.checksum == data["checksum"]:
-            return split
-        raise UsageError("data/split is not what results/train was trained on. Bring both up to date: dvc repro")
-    for folder in (files.root() / data["folder"], files.home() / data["folder"]):
-        if (folder / "summary.json").is_file() and (split := Summary.read(folder)).checksum == data["checksum"]:
-            return split
-    wanted = data["request"]
-    again = settings.model_copy(update={"split": settings.split.model_copy(update=wanted["split"])})
-    if settings.data.name != wanted["data"]:
-        raise UsageError(f"The data of this run is not at hand. Add data={wanted['data']} to the command")
-    split = ensure.split_for(again)
-    if split.checksum != data["checksum"]:
-        raise UsageError(f"{wanted['data']} has changed since this run was trained; train it again")
-    return split
-
-
-def _tell(
-    settings: Settings, shown: Evaluated, out: Path, network: nn.Module, example: Any, metrics: dict[str, Any]
+def _log_to_trackers(
+    config: Config, shown: EvaluationContext, out: Path, network: nn.Module, example: Any, metrics: dict[str, Any]
 ) -> str | None:
     """The results to the trackers that the settings name; a tracker that is down does not cost the results.
 
@@ -183,9 +146,10 @@ def _tell(
         what the registry made of the model, in a line.
     """
     from bestepoch.tracking import run_summary
-    from bestepoch.tracking.mlflow import registry, store
-    from bestepoch.tracking.mlflow.evaluation import LoggedModel, record_evaluation
-    from bestepoch.tracking.tensorboard.run import show_evaluation
+    from bestepoch.tracking.base import failure_reason
+    from bestepoch.tracking.mlflow import registry
+    from bestepoch.tracking.mlflow.evaluation import ModelArtifact, log_evaluation
+    from bestepoch.tracking.tensorboard.run import write_evaluation
 
     told: dict[str, float] = {
         "best/epoch": metrics["best_epoch"],
@@ -194,21 +158,21 @@ def _tell(
         "test/loss": metrics["test_loss"],
         "test/accuracy": metrics["test_accuracy"],
     }
-    run, runs = shown.run, files.home() / "runs"
-    described = run_summary.describe(run.info, metrics)
+    run, runs = shown.run, paths.main_checkout() / "runs"
+    described = run_summary.describe_run(run.info, metrics)
     live = shown.source if runs in shown.source.parents else runs / run.name
-    if settings.tracking.tensorboard and live.is_dir():
-        more = shown.events(settings.tracking.histograms)
-        show_evaluation(live, told, described, more)
-    if settings.tracking.mlflow:
-        model = LoggedModel(network, example, out / MODEL)
+    if config.tracking.tensorboard and live.is_dir():
+        more = shown.events(config.tracking.histograms)
+        write_evaluation(live, told, described, more)
+    if config.tracking.mlflow:
+        model = ModelArtifact(network, example, out / MODEL_FILE)
         try:
-            logged = record_evaluation(run, settings.tracking.experiment, shown.source, told, model, out, described)
-            if settings.registry.enabled:
-                return registry.register(logged, out / MODEL, told, settings.selection.metric)
+            logged = log_evaluation(run, config.tracking.experiment, shown.source, told, model, out, described)
+            if config.registry.enabled:
+                return registry.register_model(logged, out / MODEL_FILE, told, config.selection.metric)
         except Exception as error:
             log.warning(
                 "warning: MLflow does not take the evaluation (%s). Run this again when it does.",
-                store.reason(error),
+                failure_reason(error),
             )
     return None

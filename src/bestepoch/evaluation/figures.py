@@ -17,20 +17,20 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
-from bestepoch.runs.journal import Row
+from bestepoch.runs.tables import Row
 
-INK, SOFT, LINE, WHITE = "#1f2328", "#59636e", "#d1d9e0", "#ffffff"
+INK, GREY, LINE, WHITE = "#1f2328", "#59636e", "#d1d9e0", "#ffffff"
 TRAIN, VALIDATION, BEST, STOP, WRONG = "#9a6700", "#0969da", "#1a7f37", "#8250df", "#cf222e"
 # In the page's SVG each of these is a variable of its style sheet, which has other values for the dark.
-THEME = {INK: "ink", SOFT: "soft", LINE: "line", TRAIN: "train", VALIDATION: "val", BEST: "best", STOP: "stop"}
+THEME = {INK: "ink", GREY: "soft", LINE: "line", TRAIN: "train", VALIDATION: "val", BEST: "best", STOP: "stop"}
 WIDTH, HEIGHT = 4.2, 2.8  # inches: the letters are still legible where a phone shows it
-POINTS = 400  # that a curve over the iterations is drawn with
-NUMBERED = 30  # classes up to which the confusion matrix has numbers
-Marks = list[tuple[str, int, str]]
+MAX_POINTS = 400  # that a curve over the iterations is drawn with
+MAX_NUMBERED_CLASSES = 30  # classes up to which the confusion matrix has numbers
+EpochMarks = list[tuple[str, int, str]]
 """Epochs to mark: name, epoch, colour."""
 
 
-def style() -> AbstractContextManager[None]:
+def figure_style() -> AbstractContextManager[None]:
     """The figures are drawn and saved inside of it."""
     return matplotlib.rc_context(
         {
@@ -47,13 +47,13 @@ def style() -> AbstractContextManager[None]:
             "grid.color": LINE,
             "grid.linewidth": 0.6,
             **dict.fromkeys(("text.color", "axes.labelcolor", "legend.labelcolor"), INK),
-            **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), SOFT),
+            **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), GREY),
             "svg.fonttype": "none",  # text stays text, in the page's font
         }
     )
 
 
-def save(figure: Figure, out: Path, name: str) -> str:
+def save_figure(figure: Figure, out: Path, name: str) -> str:
     """``<name>.png`` into ``out``, on white.
 
     Returns:
@@ -73,35 +73,35 @@ def save(figure: Figure, out: Path, name: str) -> str:
     return svg
 
 
-def loss(epochs: list[Row], marks: Marks) -> Figure:
+def plot_loss(epochs: list[Row], marks: EpochMarks) -> Figure:
     """Training and validation loss against the epoch."""
-    figure, axes = _by_epoch(epochs, {"train/epoch_loss": TRAIN, "val/loss": VALIDATION}, marks)
+    figure, axes = _plot_by_epoch(epochs, {"train/epoch_loss": TRAIN, "val/loss": VALIDATION}, marks)
     axes.set_ylabel("cross-entropy, nats")
-    _log_where_it_spans_much(axes, [row[name] for row in epochs for name in ("train/epoch_loss", "val/loss")])
+    _use_log_scale_if_wide(axes, [row[name] for row in epochs for name in ("train/epoch_loss", "val/loss")])
     return figure
 
 
-def accuracy(epochs: list[Row], marks: Marks) -> Figure:
+def plot_accuracy(epochs: list[Row], marks: EpochMarks) -> Figure:
     """Validation accuracy against the epoch."""
-    figure, axes = _by_epoch(epochs, {"val/accuracy": VALIDATION}, marks)
+    figure, axes = _plot_by_epoch(epochs, {"val/accuracy": VALIDATION}, marks)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
 
-def gap(epochs: list[Row], marks: Marks) -> Figure:
+def plot_gap(epochs: list[Row], marks: EpochMarks) -> Figure:
     """By how much the loss on validation images is above that on training images, against the epoch."""
     name = "val/loss − train/epoch_loss"
     rows = [{"epoch": row["epoch"], name: row["val/loss"] - row["train/epoch_loss"]} for row in epochs]
-    figure, axes = _by_epoch(rows, {name: VALIDATION}, marks)
-    axes.axhline(0, color=SOFT, linewidth=0.8)
+    figure, axes = _plot_by_epoch(rows, {name: VALIDATION}, marks)
+    axes.axhline(0, color=GREY, linewidth=0.8)
     axes.set_ylabel("nats")
     return figure
 
 
-def training_loss(iterations: np.ndarray, losses: np.ndarray) -> Figure:
+def plot_training_loss(iterations: np.ndarray, losses: np.ndarray) -> Figure:
     """The loss of each update; where there are many, the mean and the range of every few."""
-    figure, axes = _panel()
-    parts = list(zip(*(np.array_split(a, min(len(a), POINTS)) for a in (iterations, losses)), strict=True))
+    figure, axes = _make_panel()
+    parts = list(zip(*(np.array_split(a, min(len(a), MAX_POINTS)) for a in (iterations, losses)), strict=True))
     x, mean, low, high = (
         np.array([take(part) for part in (p[of] for p in parts)])
         for take, of in ((np.max, 0), (np.mean, 1), (np.min, 1), (np.max, 1))
@@ -110,18 +110,18 @@ def training_loss(iterations: np.ndarray, losses: np.ndarray) -> Figure:
     axes.plot(x, mean, marker="o" if len(x) == 1 else "", color=TRAIN, linewidth=1)
     axes.set_xlabel("iteration")
     axes.set_ylabel("train/loss, nats")
-    _log_where_it_spans_much(axes, mean)
+    _use_log_scale_if_wide(axes, mean)
     return figure
 
 
-def learning_rate(iterations: np.ndarray, rates: np.ndarray, planned: tuple[list[int], list[float]]) -> Figure:
+def plot_learning_rate(iterations: np.ndarray, rates: np.ndarray, planned: tuple[list[int], list[float]]) -> Figure:
     """The rate of every update, and what was planned for those that early stopping spared, (iterations, rates)."""
-    figure, axes = _panel()
-    shown = np.unique(np.linspace(0, len(rates) - 1, 2 * POINTS).astype(int))
+    figure, axes = _make_panel()
+    shown = np.unique(np.linspace(0, len(rates) - 1, 2 * MAX_POINTS).astype(int))
     dots = "o" if len(shown) == 1 else ""
     axes.plot(iterations[shown], rates[shown], marker=dots, color=VALIDATION, label="used")
     if planned[0]:
-        axes.plot(*planned, color=SOFT, linestyle=":", label="planned, not reached")
+        axes.plot(*planned, color=GREY, linestyle=":", label="planned, not reached")
         figure.legend(loc="outside upper left", ncols=2)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("iteration")
@@ -129,12 +129,12 @@ def learning_rate(iterations: np.ndarray, rates: np.ndarray, planned: tuple[list
     return figure
 
 
-def confusion(counts: np.ndarray) -> Figure:
+def plot_confusion(counts: np.ndarray) -> Figure:
     """How often each class was taken for which: (actual, predicted) counts, hits in blue and mistakes in red."""
     classes = len(counts)
-    numbered = classes <= NUMBERED
+    numbered = classes <= MAX_NUMBERED_CLASSES
     size = max(WIDTH, classes * 0.33 * numbered)
-    figure, axes = _panel(size, size)
+    figure, axes = _make_panel(size, size)
     hits = np.eye(classes, dtype=bool)
     # each on its own scale, and by its root, so that a few mistakes are visible beside the many hits
     strength = np.zeros(counts.shape)
@@ -158,7 +158,7 @@ def confusion(counts: np.ndarray) -> Figure:
     return figure
 
 
-def mistakes(images: np.ndarray, captions: list[str]) -> Figure:
+def plot_mistakes(images: np.ndarray, captions: list[str]) -> Figure:
     """Up to 25 images, (n, height, width), each under its caption."""
     columns = min(len(images), 5)
     rows = -(-len(images) // 5)
@@ -171,7 +171,7 @@ def mistakes(images: np.ndarray, captions: list[str]) -> Figure:
     return figure
 
 
-def tiles(images: np.ndarray, enlarged: int = 2) -> np.ndarray:
+def tile_images(images: np.ndarray, enlarged: int = 2) -> np.ndarray:
     """Images (n, height, width) side by side in a square, as one image; dark on light, as they are printed."""
     n, height, width = images.shape
     columns = math.ceil(math.sqrt(n))
@@ -182,11 +182,11 @@ def tiles(images: np.ndarray, enlarged: int = 2) -> np.ndarray:
     return 255 - sheet.repeat(enlarged, 0).repeat(enlarged, 1)
 
 
-def reliability(bins: list[dict[str, Any]]) -> Figure:
+def plot_reliability(bins: list[dict[str, Any]]) -> Figure:
     """Accuracy against confidence with 95 % intervals, above how many images each bin holds."""
     figure = Figure(figsize=(WIDTH, 1.3 * HEIGHT), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    upper.plot([0, 1], [0, 1], color=SOFT, linestyle=":", label="as sure as right")
+    upper.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="as sure as right")
     x, share, low, high = (np.array([b[key] for b in bins]) for key in ("confidence", "accuracy", "low", "high"))
     whiskers = np.array([share - low, high - share]).clip(0)
     upper.errorbar(x, share, whiskers, fmt="o", color=VALIDATION, elinewidth=1, label="a bin, 95% interval")
@@ -206,9 +206,9 @@ def reliability(bins: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def _by_epoch(rows: list[Row], curves: dict[str, str], marks: Marks) -> tuple[Figure, Axes]:
+def _plot_by_epoch(rows: list[Row], curves: dict[str, str], marks: EpochMarks) -> tuple[Figure, Axes]:
     """Columns of ``rows``, name to colour, and the marked epochs."""
-    figure, axes = _panel()
+    figure, axes = _make_panel()
     epochs = [row["epoch"] for row in rows]
     dots = "o" if len(rows) <= 40 else ""
     for name, colour in curves.items():
@@ -222,14 +222,14 @@ def _by_epoch(rows: list[Row], curves: dict[str, str], marks: Marks) -> tuple[Fi
     return figure, axes
 
 
-def _panel(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Axes]:
+def _make_panel(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return figure, axes
 
 
-def _log_where_it_spans_much(axes: Axes, values: Sequence[float] | np.ndarray) -> None:
+def _use_log_scale_if_wide(axes: Axes, values: Sequence[float] | np.ndarray) -> None:
     finite = np.array(values)[np.isfinite(values)]
     if len(finite) and finite.min() > 0 and finite.max() > 8 * finite.min():
         axes.set_yscale("log")

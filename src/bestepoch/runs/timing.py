@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-ACCOUNTS = {
+SECTIONS = {
     "startup": "start-up",
     "data": "data",
     "forward_backward": "forward+backward",
@@ -21,7 +21,7 @@ ACCOUNTS = {
 """What time is spent on, and how that is shown."""
 
 
-class Clock:
+class SectionTimer:
     """Each second is on one account: there is always one open, and opening another closes it.
 
     On a GPU the host only queues what is to be done: its waiting is on the account that is open where it has to wait.
@@ -29,40 +29,40 @@ class Clock:
 
     def __init__(self, age: float = 0.0) -> None:
         """Begin ``age`` seconds ago, with ``startup``."""
-        self.spent = dict.fromkeys(ACCOUNTS, 0.0)
-        self.account = "startup"
+        self.seconds = dict.fromkeys(SECTIONS, 0.0)
+        self.current = "startup"
         self._since = time.perf_counter() - age
 
     @classmethod
-    def of_process(cls) -> Clock:
+    def since_process_start(cls) -> SectionTimer:
         """One that has run since the process began: with the interpreter's own start and all imports."""
         return cls(process_age())
 
-    def to(self, account: str) -> None:
+    def switch(self, section: str) -> None:
         """From now on time goes to ``account``."""
         now = time.perf_counter()
-        self.spent[self.account] += now - self._since
-        self.account, self._since = account, now
+        self.seconds[self.current] += now - self._since
+        self.current, self._since = section, now
 
     @contextlib.contextmanager
-    def on(self, account: str) -> Iterator[None]:
+    def section(self, section: str) -> Iterator[None]:
         """Time inside goes to ``account``, and after it to the one before."""
-        before = self.account
-        self.to(account)
+        before = self.current
+        self.switch(section)
         try:
             yield
         finally:
-            self.to(before)
+            self.switch(before)
 
     def read(self) -> dict[str, float]:
         """Seconds on each account until now; they add up to the time that the clock has run."""
-        self.to(self.account)
-        return dict(self.spent)
+        self.switch(self.current)
+        return dict(self.seconds)
 
-    def add(self, earlier: Mapping[str, float]) -> None:
+    def merge(self, earlier: Mapping[str, float]) -> None:
         """What an attempt before this one spent, which this one goes on from."""
-        for account in self.spent:
-            self.spent[account] += earlier.get(account, 0.0)
+        for section in self.seconds:
+            self.seconds[section] += earlier.get(section, 0.0)
 
 
 def process_age() -> float:
@@ -89,8 +89,8 @@ def peak_memory() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def told(spent: Mapping[str, float], memory: int | None = None) -> str:
+def format_breakdown(spent: Mapping[str, float], memory: int | None = None) -> str:
     """In a line: the whole, its parts, and the memory."""
-    parts = ", ".join(f"{name} {spent[account]:.1f}" for account, name in ACCOUNTS.items())
+    parts = ", ".join(f"{name} {spent[section]:.1f}" for section, name in SECTIONS.items())
     peak = f"; {memory / 1e6:,.0f} MB at the peak" if memory else ""
     return f"{sum(spent.values()):.1f} s: {parts}{peak}"

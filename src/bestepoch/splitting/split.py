@@ -13,28 +13,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bestepoch.base import files
-from bestepoch.base.config.schema import Settings, Split
-from bestepoch.base.files import UsageError
-from bestepoch.base.shutdown import stop_with_dvc
-from bestepoch.components.data.split import read_idx
+from bestepoch.base import files, paths
+from bestepoch.base.config.schema import Config, SplitConfig
+from bestepoch.base.errors import UsageError
+from bestepoch.base.idx import read_idx
+from bestepoch.base.shutdown import stop_when_dvc_exits
 
 if TYPE_CHECKING:
-    from bestepoch.components.data.split import Bytes
+    from bestepoch.base.idx import Bytes
 
 log = logging.getLogger("bestepoch")
 PARTS = ("train", "validation", "test")
 
 
-def main(settings: Settings) -> None:
+def main(config: Config) -> None:
     """``data/raw`` to ``data/split``."""
-    out = files.root() / "data/split"
-    stop_with_dvc()
-    summary = split(files.root() / "data/raw", out, settings.split)
-    announce(summary)
+    out = paths.project_root() / "data/split"
+    stop_when_dvc_exits()
+    summary = split_data(paths.project_root() / "data/raw", out, config.split)
+    log_split(summary)
 
 
-def announce(summary: dict[str, Any]) -> None:
+def log_split(summary: dict[str, Any]) -> None:
     """Say what the split holds, and whatever is unusual about it."""
     sizes = ", ".join(f"{summary['sizes'][part]:,} {part}" for part in PARTS)
     log.info("%s: %s images of %d classes", summary["name"], sizes, summary["classes"])
@@ -43,7 +43,7 @@ def announce(summary: dict[str, Any]) -> None:
             log.warning("warning: %d %s", found["count"], found["what"])
 
 
-def split(raw: Path, out: Path, how: Split) -> dict[str, Any]:
+def split_data(raw: Path, out: Path, how: SplitConfig) -> dict[str, Any]:
     """Read the four IDX files that `fetch` put into ``raw`` and write three npz files and ``summary.json``.
 
     Stratified and seeded; a share, or one fold of k. An image stays in one part, by the hash of its content: a training
@@ -57,15 +57,17 @@ def split(raw: Path, out: Path, how: Split) -> dict[str, Any]:
     """
     about = files.read_json(raw / "dataset.json", "dvc repro data.dvc")
     names = about["files"]
-    images, labels = _pair(raw, names["train_images"]["name"], names["train_labels"]["name"])
-    test_images, test_labels = _pair(raw, names["test_images"]["name"], names["test_labels"]["name"])
+    images, labels = _read_pair(raw, names["train_images"]["name"], names["train_labels"]["name"])
+    test_images, test_labels = _read_pair(raw, names["test_images"]["name"], names["test_labels"]["name"])
     if images.shape[1:] != test_images.shape[1:]:
         raise UsageError(f"Training images are {images.shape[1:]} pixels, test images {test_images.shape[1:]}")
 
-    ours, theirs = _hashes(images), set(_hashes(test_images))
+    ours, theirs = _hash_images(images), set(_hash_images(test_images))
     leaked = np.array([h in theirs for h in ours], bool)
     kept = np.flatnonzero(~leaked)
-    train, validation = _stratified(labels, kept, how) if how.folds is None else _fold(labels, kept, ours, how)
+    train, validation = (
+        _split_stratified(labels, kept, how) if how.folds is None else _split_fold(labels, kept, ours, how)
+    )
     in_train = {ours[i] for i in train}
     moved = np.array([ours[i] in in_train for i in validation], bool)
     twins = validation[moved]
@@ -80,7 +82,7 @@ def split(raw: Path, out: Path, how: Split) -> dict[str, Any]:
     }
     classes = int(max(labels.max(), test_labels.max())) + 1
     checksums = {part: _checksum(*arrays) for part, arrays in parts.items()}
-    mean, deviation = _moments(parts["train"][0])
+    mean, deviation = _pixel_moments(parts["train"][0])
     summary: dict[str, Any] = {
         "name": about["name"],
         "request": {"data": about["requested"], "split": how.model_dump()},
@@ -109,11 +111,11 @@ def split(raw: Path, out: Path, how: Split) -> dict[str, Any]:
         "checksums": checksums,
         "checksum": hashlib.sha256("".join(checksums.values()).encode()).hexdigest(),
     }
-    _write(out, parts, summary)
+    _write_split(out, parts, summary)
     return summary
 
 
-def _pair(raw: Path, image_file: str, label_file: str) -> tuple[Bytes, Bytes]:
+def _read_pair(raw: Path, image_file: str, label_file: str) -> tuple[Bytes, Bytes]:
     images, labels = read_idx(raw / image_file, 3), read_idx(raw / label_file, 1)
     if len(images) != len(labels):
         raise UsageError(f"{image_file} holds {len(images):,} images but {label_file} {len(labels):,} labels")
@@ -122,11 +124,11 @@ def _pair(raw: Path, image_file: str, label_file: str) -> tuple[Bytes, Bytes]:
     return images, labels
 
 
-def _hashes(images: Bytes) -> list[bytes]:
+def _hash_images(images: Bytes) -> list[bytes]:
     return [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images]
 
 
-def _moments(images: Bytes) -> tuple[float, float]:
+def _pixel_moments(images: Bytes) -> tuple[float, float]:
     """Mean and standard deviation of the pixels; `ndarray.std` would take eight times the memory of all of them."""
     parts = np.array_split(images, len(images) // 1000 + 1)
     counts = sum((np.bincount(part.ravel(), minlength=256) for part in parts), np.zeros(256, np.int64))
@@ -136,7 +138,7 @@ def _moments(images: Bytes) -> tuple[float, float]:
     return first / total, ((total * second - first**2) / total**2) ** 0.5
 
 
-def _stratified(labels: Bytes, kept: NDArray[Any], how: Split) -> tuple[NDArray[Any], NDArray[Any]]:
+def _split_stratified(labels: Bytes, kept: NDArray[Any], how: SplitConfig) -> tuple[NDArray[Any], NDArray[Any]]:
     """Indices (sorted) into ``labels`` for training and for validation."""
     from sklearn.model_selection import train_test_split
 
@@ -159,7 +161,9 @@ def _stratified(labels: Bytes, kept: NDArray[Any], how: Split) -> tuple[NDArray[
     return np.sort(train), np.sort(validation)
 
 
-def _fold(labels: Bytes, kept: NDArray[Any], hashes: list[bytes], how: Split) -> tuple[NDArray[Any], NDArray[Any]]:
+def _split_fold(
+    labels: Bytes, kept: NDArray[Any], hashes: list[bytes], how: SplitConfig
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """The same for one fold of k: over all folds, each image is held out exactly once.
 
     Images are dealt out by their content, so that equal ones are in the same fold.
@@ -189,7 +193,7 @@ def _checksum(images: Bytes, labels: Bytes) -> str:
     return digest.hexdigest()
 
 
-def _write(out: Path, parts: dict[str, tuple[Bytes, Bytes]], summary: dict[str, Any]) -> None:
+def _write_split(out: Path, parts: dict[str, tuple[Bytes, Bytes]], summary: dict[str, Any]) -> None:
     """All four files beside, then renamed into ``out``; the summary last, since it vouches for the rest."""
     out.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))

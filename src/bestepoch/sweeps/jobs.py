@@ -14,30 +14,30 @@ from pathlib import Path
 from typing import Any
 
 from bestepoch.base import files, shutdown
-from bestepoch.runs.run import short, slug
+from bestepoch.base.config.overrides import short_override, slug
 
-Note = dict[str, Any]
-NOTES = ".jobs"  # in a sweep's folder
+JobRecord = dict[str, Any]
+RECORDS_FOLDER = ".jobs"  # in a sweep's folder
 
 
-def key(overrides: list[str]) -> str:
+def job_id(overrides: list[str]) -> str:
     """By which a job is known."""
     return files.digest(overrides)
 
 
-def waiting(jobs: list[list[str]], fixed: list[str] | None = None) -> dict[str, Note]:
+def planned_jobs(jobs: list[list[str]], fixed: list[str] | None = None) -> dict[str, JobRecord]:
     """What is noted of jobs that have not begun, by their `key`.
 
     Each is named by what it does not have in common with all others, or with ``fixed``.
     """
     # among the jobs, since Hydra writes a value in its own way: what was typed as 1e-2 is 0.01 in each
     common = set(fixed or ()) if len(jobs) < 2 else set.intersection(*map(set, jobs))
-    names = [slug([short(line) for line in job if line not in common] or ["job"]) for job in jobs]
+    names = [slug([short_override(line) for line in job if line not in common] or ["job"]) for job in jobs]
     alike = Counter(names)
     return {
-        key(job): {
+        job_id(job): {
             "overrides": " ".join(job),
-            "name": name if alike[name] == 1 else f"{name}-{key(job)[:6]}",
+            "name": name if alike[name] == 1 else f"{name}-{job_id(job)[:6]}",
             "status": "not started",
         }
         for job, name in zip(jobs, names, strict=True)
@@ -45,7 +45,7 @@ def waiting(jobs: list[list[str]], fixed: list[str] | None = None) -> dict[str, 
 
 
 @dataclass
-class Jobs:
+class JobRecords:
     """The notes in a sweep's ``folder``.
 
     Args:
@@ -54,33 +54,33 @@ class Jobs:
     """
 
     folder: Path
-    planned: dict[str, Note] = field(default_factory=dict)
+    planned: dict[str, JobRecord] = field(default_factory=dict)
     host: str = field(default_factory=socket.gethostname)
-    _ended: dict[str, Note] = field(default_factory=dict, init=False)  # the notes that change no more
+    _ended: dict[str, JobRecord] = field(default_factory=dict, init=False)  # the notes that change no more
 
     def begin(self) -> None:
         """Forget what was noted when the sweep was run before."""
-        (self.folder / NOTES).mkdir(parents=True, exist_ok=True)
-        for old in (self.folder / NOTES).glob("*.json"):
+        (self.folder / RECORDS_FOLDER).mkdir(parents=True, exist_ok=True)
+        for old in (self.folder / RECORDS_FOLDER).glob("*.json"):
             old.unlink()
 
-    def write(self, job: str, note: Note) -> None:
+    def write(self, job: str, note: JobRecord) -> None:
         """How the job of this `key` fares now."""
-        files.write_json(self.folder / NOTES / f"{job}.json", note)
+        files.write_json(self.folder / RECORDS_FOLDER / f"{job}.json", note)
 
-    def notes(self) -> list[Note]:
+    def read_all(self) -> list[JobRecord]:
         """What the jobs have noted, in the order of their numbers; those that nobody has begun are "not started"."""
-        there = {path.stem: path for path in (self.folder / NOTES).glob("*.json")}
+        there = {path.stem: path for path in (self.folder / RECORDS_FOLDER).glob("*.json")}
         rows = [self._read(there.pop(name)) if name in there else job for name, job in self.planned.items()]
         return rows + [self._read(path) for _, path in sorted(there.items())]
 
-    def _read(self, path: Path) -> Note:
+    def _read(self, path: Path) -> JobRecord:
         """A job's note; one whose process died before it could say so was killed."""
         if path.stem in self._ended:
             return self._ended[path.stem]
-        note: Note = json.loads(path.read_text())
+        note: JobRecord = json.loads(path.read_text())
         if note["status"] in ("finished", "failed"):
             self._ended[path.stem] = note
-        if note["status"] == "running" and note["host"] == self.host and not shutdown.alive(note["process"]):
+        if note["status"] == "running" and note["host"] == self.host and not shutdown.is_alive(note["process"]):
             note["status"] = "killed"
         return note

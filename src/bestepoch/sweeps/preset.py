@@ -11,47 +11,48 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from bestepoch.base import files
-from bestepoch.base.config import compose
-from bestepoch.base.config.schema import Selection, Settings, Sweeping
-from bestepoch.base.files import UsageError
-from bestepoch.evaluation.evaluate import evaluate
-from bestepoch.runs.run import Run, flat
-from bestepoch.sweeps.jobs import Jobs, Note
-from bestepoch.sweeps.leaderboard import Standings
+from bestepoch.base import files, paths
+from bestepoch.base.config import compose, groups
+from bestepoch.base.config.overrides import flatten
+from bestepoch.base.config.schema import Config, SelectionConfig, SweepOptions
+from bestepoch.base.errors import UsageError
+from bestepoch.evaluation.evaluate import evaluate_run
+from bestepoch.runs.run import Run
+from bestepoch.sweeps.jobs import JobRecord, JobRecords
+from bestepoch.sweeps.leaderboard import Leaderboard
 
 log = logging.getLogger("bestepoch")
 
 
-def main(settings: Settings) -> None:
+def main(config: Config) -> None:
     """``python -m bestepoch.promote sweep=runs/sweeps/<name>``."""
-    folder = _folder(settings.sweep)
+    folder = _find_sweep(config.sweep)
     about = files.read_json(folder / "sweep.json", "the sweep's command")
-    choice = Selection(**about["selection"])
+    choice = SelectionConfig(**about["selection"])
     preset = _preset_path(folder)
-    notes = Jobs(folder).notes()
-    table = Standings.of(notes, choice)
+    notes = JobRecords(folder).read_all()
+    table = Leaderboard.from_records(notes, choice)
     winner = table.winner
     if winner is None:
-        raise UsageError(f"{files.relative(folder)} holds no finished job. Type the sweep's command again")
+        raise UsageError(f"{paths.display_path(folder)} holds no finished job. Type the sweep's command again")
     if table.failed:
         log.warning("warning: %d jobs are not finished; the winner is that of the others", len(table.rest))
-    run = Run.read(files.home() / winner["run"])
+    run = Run.read(paths.main_checkout() / winner["run"])
     log.info("winner   %s, of %d jobs by %s", winner["name"], len(notes), choice.metric)
-    metrics = evaluate(settings.model_copy(update={"selection": choice}), run.folder, run.folder / "evaluate", False)
+    metrics = evaluate_run(config.model_copy(update={"selection": choice}), run.folder, run.folder / "evaluate", False)
     files.write_atomic(preset, _header(folder, about, winner, run, metrics) + _preset(run))
     log.info("")
-    log.info("preset   %s", files.relative(preset))
+    log.info("preset   %s", paths.display_path(preset))
     log.info("again    python -m bestepoch.train +experiment=%s", folder.name)
-    log.info("as well  %s", _experiment(run))
+    log.info("as well  %s", _dvc_command(run))
 
 
 def _preset_path(folder: Path) -> Path:
     """Where the winner is written. Raises UsageError where a preset of that name is there that is not this sweep's."""
-    preset = files.root() / "conf" / "experiment" / f"{folder.name}.yaml"
+    preset = paths.project_root() / "conf" / "experiment" / f"{folder.name}.yaml"
     if preset.exists() and _first_line(folder) not in preset.read_text(encoding="utf-8"):
         raise UsageError(
-            f"{files.relative(preset)} is there already and was not written from {files.relative(folder)}: it is "
+            f"{paths.display_path(preset)} is there already and was not written from {paths.display_path(folder)}: it is "
             f"left as it is. Rename one of the two"
         )
     return preset
@@ -61,18 +62,18 @@ def _first_line(folder: Path) -> str:
     return f"The winner of runs/sweeps/{folder.name}: "
 
 
-def _folder(sweep: Sweeping | str) -> Path:
-    there = sorted(path.parent for path in (files.home() / "runs/sweeps").glob("*/sweep.json"))
-    names = ", ".join(files.relative(folder) for folder in there) or "none"
+def _find_sweep(sweep: SweepOptions | str) -> Path:
+    there = sorted(path.parent for path in (paths.main_checkout() / "runs/sweeps").glob("*/sweep.json"))
+    names = ", ".join(paths.display_path(folder) for folder in there) or "none"
     if not isinstance(sweep, str):
         raise UsageError(f"Which sweep? Add sweep=runs/sweeps/<name>. There are: {names}")
-    for base in (Path.cwd(), files.root(), files.home()):
+    for base in (Path.cwd(), paths.project_root(), paths.main_checkout()):
         if (base / sweep / "sweep.json").is_file():
             return (base / sweep).resolve()
     raise UsageError(f"sweep = {sweep} is not a sweep's folder. There are: {names}")
 
 
-def _header(folder: Path, about: dict[str, Any], winner: Note, run: Run, metrics: dict[str, Any]) -> str:
+def _header(folder: Path, about: dict[str, Any], winner: JobRecord, run: Run, metrics: dict[str, Any]) -> str:
     git, data = run.info["git"], run.info["data"]
     ended = datetime.fromtimestamp(run.info["ended"]).date()
     dirty = " with uncommitted changes" if git["dirty"] else ""
@@ -97,34 +98,36 @@ def _preset(run: Run) -> str:
     """Every setting that decides the numbers, so that a later change elsewhere changes nothing here."""
     values = {key: value for key, value in run.info["config"].items() if key != "data"}
     chosen = {"data": run.info["data"]["requested"]}
-    for menu in compose.MENUS[1:]:
-        chosen[menu] = values[menu]["name"]
-        values[menu] = {key: value for key, value in values[menu].items() if key != "name"}
+    for group in groups.CONFIG_GROUPS[1:]:
+        chosen[group] = values[group]["name"]
+        values[group] = {key: value for key, value in values[group].items() if key != "name"}
     content = {
-        "defaults": [{f"override /{menu}": name} for menu, name in chosen.items()],
+        "defaults": [{f"override /{group}": name} for group, name in chosen.items()],
         **{key: value for key, value in values.items() if value != {}},
     }
     return str(yaml.safe_dump(content, sort_keys=False))
 
 
-def _experiment(run: Run) -> str:
+def _dvc_command(run: Run) -> str:
     """The `dvc exp run` command that gives the pipeline this configuration: what differs from the files as they are."""
     wanted = run.info["config"]
-    chosen = {menu: wanted[menu]["name"] for menu in compose.MENUS[1:]} | {"data": run.info["data"]["requested"]}
-    params = flat(compose.params())
-    lines = [f"{menu}={name}" for menu, name in chosen.items() if params[menu] != name]
-    for menu in compose.MENUS[1:]:
-        there = compose.menu_entry(menu, chosen[menu]).model_dump()
+    chosen = {group: wanted[group]["name"] for group in groups.CONFIG_GROUPS[1:]} | {
+        "data": run.info["data"]["requested"]
+    }
+    params = flatten(compose.read_params())
+    lines = [f"{group}={name}" for group, name in chosen.items() if params[group] != name]
+    for group in groups.CONFIG_GROUPS[1:]:
+        there = compose.load_option(group, chosen[group]).model_dump()
         lines += [
-            f"conf/{menu}/{chosen[menu]}.yaml:{key}={_text(value)}"
-            for key, value in wanted[menu].items()
+            f"conf/{group}/{chosen[group]}.yaml:{key}={_to_override_value(value)}"
+            for key, value in wanted[group].items()
             if there[key] != value
         ]
-    of_params = flat({key: wanted[key] for key in wanted if key not in compose.MENUS})
-    lines += [f"{key}={_text(value)}" for key, value in of_params.items() if params[key] != value]
+    of_params = flatten({key: wanted[key] for key in wanted if key not in groups.CONFIG_GROUPS})
+    lines += [f"{key}={_to_override_value(value)}" for key, value in of_params.items() if params[key] != value]
     return shlex.join(["dvc", "exp", "run", *(part for line in lines for part in ("-S", line))])
 
 
-def _text(value: Any) -> str:
+def _to_override_value(value: Any) -> str:
     """As DVC reads it, which goes by Hydra's grammar."""
     return json.dumps(value).replace(" ", "")

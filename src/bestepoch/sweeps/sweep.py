@@ -23,16 +23,19 @@ from typing import Any
 from filelock import Timeout
 
 from bestepoch.base import shutdown
-from bestepoch.base.config.schema import Selection, Settings, Tracking
-from bestepoch.base.files import UsageError, code_hashes, digest, disk_error, first_line, home, relative, write_json
-from bestepoch.base.files import root as files_root
-from bestepoch.cli import launch
+from bestepoch.base.config.overrides import job_overrides, short_override, slug
+from bestepoch.base.config.schema import Config, SelectionConfig, TrackingConfig
+from bestepoch.base.errors import UsageError, first_line
+from bestepoch.base.files import digest, explain_disk_error, write_json
+from bestepoch.base.paths import display_path, main_checkout
+from bestepoch.base.paths import project_root as files_root
 from bestepoch.evaluation.selection import best_epoch
-from bestepoch.runs.journal import read
-from bestepoch.runs.run import TRAINING_CODE, Run, short, slug, sweep_lock
+from bestepoch.runs.identity import TRAINING_FOLDERS, hash_code
+from bestepoch.runs.run import Run, sweep_lock
+from bestepoch.runs.tables import read_rows
 from bestepoch.sweeps import launcher, leaderboard
-from bestepoch.sweeps.jobs import Jobs, Note, key, waiting
-from bestepoch.sweeps.progress import watch
+from bestepoch.sweeps.jobs import JobRecord, JobRecords, job_id, planned_jobs
+from bestepoch.sweeps.progress import show_progress
 
 log = logging.getLogger("bestepoch")
 
@@ -47,9 +50,9 @@ class Sweep:
 
     root: Path
     overrides: list[str]
-    jobs: Jobs
-    selection: Selection
-    tracking: Tracking
+    jobs: JobRecords
+    selection: SelectionConfig
+    tracking: TrackingConfig
     fail_fast: bool
     parent: str | None = None
     process: int = field(default_factory=os.getpid)
@@ -61,7 +64,7 @@ class Sweep:
         return self.jobs.folder
 
     @classmethod
-    def of(cls, overrides: list[str], first: Settings) -> tuple[Sweep, list[str]]:
+    def from_overrides(cls, overrides: list[str], first: Config) -> tuple[Sweep, list[str]]:
         """The sweep that a command line asks for; nothing is made yet.
 
         Returns:
@@ -70,7 +73,7 @@ class Sweep:
         """
         if isinstance(first.sweep, str):
             raise UsageError("sweep=<folder> belongs to `python -m bestepoch.promote`; leave it out.")
-        plan = launcher.plan(overrides)
+        plan = launcher.plan_multirun(overrides)
         more = [] if plan.threads is None else [f"device.threads={plan.threads}"]
         how = ("sweep.", "hydra/launcher=", "hydra.", "train.epochs=null")  # the last comes with train.iterations
         told = [line for line in overrides if not line.lstrip("+").startswith(how)]
@@ -78,11 +81,11 @@ class Sweep:
         base = first.training()
         for setting in ("name", "threads"):  # the same sweep on another machine
             del base["device"][setting]
-        number = digest(told, base, code_hashes(TRAINING_CODE))[:6]
+        number = digest(told, base, hash_code(TRAINING_FOLDERS))[:6]
         lines = sorted((line for line in told if line not in more), key=lambda line: not re.search(r"[,(]", line))
-        name = slug([short(line) for line in lines])[:60].rstrip("-_.") or "sweep"  # what varies comes first
-        folder = home() / "runs" / "sweeps" / f"{name}-{number}"
-        jobs = Jobs(folder, waiting([job + more for job in plan.jobs or []], told))
+        name = slug([short_override(line) for line in lines])[:60].rstrip("-_.") or "sweep"  # what varies comes first
+        folder = main_checkout() / "runs" / "sweeps" / f"{name}-{number}"
+        jobs = JobRecords(folder, planned_jobs([job + more for job in plan.jobs or []], told))
         sweep = cls(files_root(), told, jobs, first.selection, first.tracking, first.sweep.fail_fast)
         return sweep, more + plan.of_hydra
 
@@ -99,10 +102,10 @@ class Sweep:
             except Exception as error:  # the jobs train all the same, each on its own in MLflow
                 log.warning("warning: MLflow does not take the sweep's parent run (%s)", first_line(error))
         count = f", {len(self.jobs.planned)} jobs" if self.jobs.planned else ""
-        log.info("sweep    %s%s", relative(self.folder), count)
+        log.info("sweep    %s%s", display_path(self.folder), count)
 
     @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
+    def session(self) -> Iterator[None]:
         """Around the jobs, in the process that began the sweep.
 
         Makes the folder and the parent run before any job starts, says how each job ended, and in the end the table.
@@ -120,7 +123,7 @@ class Sweep:
         try:
             lock.acquire(timeout=1.0)  # others look into it for moments
         except Timeout:
-            where = relative(self.folder)
+            where = display_path(self.folder)
             raise UsageError(f"{where} is being run already by another process. Wait for it, or stop it") from None
         before = signal.signal(signal.SIGTERM, stop)
         broken: Exception | None = None
@@ -128,7 +131,7 @@ class Sweep:
         try:
             self._prepare()
             seen = (self.jobs, self.selection, ended)
-            watcher = threading.Thread(target=watch, args=seen, name="sweep", daemon=True)
+            watcher = threading.Thread(target=show_progress, args=seen, name="sweep", daemon=True)
             watcher.start()
             try:
                 yield
@@ -144,11 +147,11 @@ class Sweep:
             signal.signal(signal.SIGTERM, before)
             lock.release()
         if broken is not None:
-            self._tell(broken)
+            self._report_launcher_error(broken)
         if broken is not None or not good:
             raise SystemExit(1)
 
-    def _tell(self, error: Exception) -> None:
+    def _report_launcher_error(self, error: Exception) -> None:
         """What became of the launcher, after the table."""
         from hydra.errors import CompactHydraException
 
@@ -158,10 +161,10 @@ class Sweep:
         where = self.folder / "launcher.error.log"
         where.write_text("".join(traceback.format_exception(error)))
         log.error("bestepoch: The launcher gave up: %s", first_line(error))
-        log.error("         %s", relative(where))
+        log.error("         %s", display_path(where))
         log.error("         The same command again goes on with what is not finished.")
 
-    def enter(self) -> None:
+    def chdir_to_project(self) -> None:
         """Go to the project, in a process that was started elsewhere.
 
         Raises:
@@ -176,20 +179,20 @@ class Sweep:
             os.chdir(self.root)
 
     @contextlib.contextmanager
-    def job(self) -> Iterator[tuple[Path, Note]]:
+    def job(self) -> Iterator[tuple[Path, JobRecord]]:
         """Around one job, in whichever process: yields the folder for its run and its row of the table.
 
         An error ends here, in that row and a file with the traceback, so that the other jobs go on.
         """
-        overrides = launch.overrides()
-        number = key(overrides)
-        planned = self.jobs.planned.get(number) or waiting([overrides], self.overrides)[number]
+        overrides = job_overrides()
+        number = job_id(overrides)
+        planned = self.jobs.planned.get(number) or planned_jobs([overrides], self.overrides)[number]
         row = {**planned, "status": "running", "host": socket.gethostname(), "process": os.getpid()}
         name = str(row["name"])
         self.jobs.write(number, row)
         child = os.getppid() == self.process and self.jobs.host == socket.gethostname()
         if child:
-            shutdown.stop_with(self.process)  # killed, it leaves its processes running
+            shutdown.stop_when_exits(self.process)  # killed, it leaves its processes running
         told = log.level
         log.setLevel(logging.WARNING)  # a job has one line, which the process that began the sweep prints
         try:
@@ -202,7 +205,7 @@ class Sweep:
             kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
             # beside the folder, which belongs to the run and may not be there yet
             where = self.folder / f"{name}.error.log"
-            row.update(status="failed", error=kind + first_line(error), traceback=relative(where))
+            row.update(status="failed", error=kind + first_line(error), traceback=display_path(where))
             where.write_text(traceback.format_exc())
         finally:
             log.setLevel(told)
@@ -210,40 +213,40 @@ class Sweep:
             if child and os.getppid() != self.process:
                 os._exit(1)  # a worker of joblib would take its next job, or wait for one that nobody gives it any more
 
-    def over(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether no further job is to be started, because one has failed and ``sweep.fail_fast`` says so."""
-        return self.fail_fast and any(note["status"] == "failed" for note in self.jobs.notes())
+        return self.fail_fast and any(note["status"] == "failed" for note in self.jobs.read_all())
 
-    def outcome(self, run: Run) -> dict[str, Any]:
+    def job_result(self, run: Run) -> dict[str, Any]:
         """What the table says of a job that trained to its end."""
-        epochs = read(run.folder / "epochs.csv")
+        epochs = read_rows(run.folder / "epochs.csv")
         best = best_epoch(epochs, self.selection.metric, self.selection.mode)
         return {
             "best_epoch": int(best["epoch"]),
             "metric": best[self.selection.metric],
             "seconds": round(sum(row["seconds"] for row in epochs), 1),
-            "run": relative(run.folder),
+            "run": display_path(run.folder),
             "before": run.info["ended"] < self.began,
         }
 
     def _finish(self) -> bool:
         """The table of all jobs, on the terminal, as files, and in the parent run; whether all are finished."""
-        notes = self.jobs.notes()
-        table = leaderboard.Standings.of(notes, self.selection)
+        notes = self.jobs.read_all()
+        table = leaderboard.Leaderboard.from_records(notes, self.selection)
         try:
             files = table.write(self.folder)
         except OSError as error:  # what it would have said is said below all the same
             files = []
-            log.warning("warning: %s", disk_error(error) or error)
+            log.warning("warning: %s", explain_disk_error(error) or error)
         for text in table.lines():
             log.info("%s", text)
-        log.info("table    %s", relative(self.folder / "jobs.csv"))
+        log.info("table    %s", display_path(self.folder / "jobs.csv"))
         if table.repeated:
-            from bestepoch.sweeps.study import conduct
+            from bestepoch.sweeps.study import run_study
 
-            conduct(table.runs, self.selection, self.tracking, self.folder / "study")
+            run_study(table.runs, self.selection, self.tracking, self.folder / "study")
         if table.winner is not None:
-            log.info("test it  python -m bestepoch.promote sweep=%s", relative(self.folder))
+            log.info("test it  python -m bestepoch.promote sweep=%s", display_path(self.folder))
         if self.parent is not None:
             from bestepoch.tracking.mlflow.sweep import end_sweep
 

@@ -14,32 +14,32 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bestepoch.base import files
-from bestepoch.base.config.schema import Tracking
+from bestepoch.base import paths
+from bestepoch.base.config.schema import TrackingConfig
 from bestepoch.runs.run import Run
 
 log = logging.getLogger("bestepoch")
 
-RESTARTS = 3  # of a courier that dies; what it then still has to bring is left to `sync`
+MAX_RESTARTS = 3  # of a courier that dies; what it then still has to bring is left to `sync`
 
 
-class Courier:
+class TrackingWorker:
     """The process: one for all runs that this process trains one after the other, so that it is paid for once."""
 
     def __init__(self, trackers: list[str]) -> None:
-        self.trackers, self.context = trackers, _context()
+        self.trackers, self.context = trackers, _inherited_context()
         self._requests: dict[str, list[dict[str, Any]]] = {}  # of the runs that are not closed yet
-        self._places: dict[str, dict[str, Any]] = {}  # what each tracker noted when it had everything, by run
+        self._cursors: dict[str, dict[str, Any]] = {}  # what each tracker noted when it had everything, by run
         self._changed = threading.Condition(threading.RLock())
-        self._restarts = RESTARTS
+        self._restarts = MAX_RESTARTS
         self._given_up = False  # dead for good, and all that it had said has been heard
         self._start()
 
     def open(self, run: Path, **request: Any) -> None:
         """Have a run's journal delivered from now on."""
         with self._changed:
-            self._requests[str(run)], self._places[str(run)] = [], {}
-            self._ask(str(run), request)
+            self._requests[str(run)], self._cursors[str(run)] = [], {}
+            self._send_request(str(run), request)
             if self._process.poll() is not None:  # it died while there was nothing to do
                 self._start_again()
 
@@ -47,13 +47,13 @@ class Courier:
         """Have the rest delivered and the run ended; the places of the trackers that have it all in time."""
 
         def over() -> bool:
-            return self._given_up or len(self._places[str(run)]) == len(self.trackers)
+            return self._given_up or len(self._cursors[str(run)]) == len(self.trackers)
 
         with self._changed:
-            self._ask(str(run), {"finish": status, **info})
+            self._send_request(str(run), {"finish": status, **info})
             self._changed.wait_for(over, max(wait, 0.1))
             del self._requests[str(run)]
-            return self._places.pop(str(run))
+            return self._cursors.pop(str(run))
 
     def leave(self) -> None:
         """The process ends by itself: at once, unless a run is open."""
@@ -74,11 +74,11 @@ class Courier:
         )
         threading.Thread(target=self._listen, args=(self._process,), name="courier", daemon=True).start()
 
-    def _ask(self, run: str, request: dict[str, Any]) -> None:
+    def _send_request(self, run: str, request: dict[str, Any]) -> None:
         self._requests[run].append({"run": run, **request})
-        self._tell(self._requests[run][-1])
+        self._write_request(self._requests[run][-1])
 
-    def _tell(self, request: dict[str, Any]) -> None:
+    def _write_request(self, request: dict[str, Any]) -> None:
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):  # it has died: the next one is told
             self._process.stdin.write(json.dumps(request) + "\n")
@@ -96,8 +96,8 @@ class Courier:
                 log.log(message["level"], "%s", message["message"])
                 continue
             with self._changed:
-                if message["run"] in self._places:
-                    self._places[message["run"]][message["done"]] = message["place"]
+                if message["run"] in self._cursors:
+                    self._cursors[message["run"]][message["done"]] = message["place"]
                 self._changed.notify_all()
         process.wait()
         with self._changed:
@@ -113,60 +113,60 @@ class Courier:
         self._restarts -= 1
         self._start()
         for request in [r for requests in self._requests.values() for r in requests]:
-            self._tell(request)
+            self._write_request(request)
 
 
-_courier: Courier | None = None
+_worker: TrackingWorker | None = None
 
 
-def courier(settings: Tracking) -> Courier | None:
+def ensure_worker(config: TrackingConfig) -> TrackingWorker | None:
     """The process for these settings, started where there is none; None where nothing is tracked.
 
     Called before the imports that training needs, it makes its own beside them, on another core.
     """
-    global _courier
-    trackers = [name for name, wanted in (("MLflow", settings.mlflow), ("TensorBoard", settings.tensorboard)) if wanted]
-    if _courier is not None and (_courier.trackers, _courier.context) != (trackers, _context()):
-        _courier.leave()
-        _courier = None
-    if _courier is None and trackers:
-        _courier = Courier(trackers)
-        atexit.register(_courier.leave)
-    return _courier
+    global _worker
+    trackers = [name for name, wanted in (("MLflow", config.mlflow), ("TensorBoard", config.tensorboard)) if wanted]
+    if _worker is not None and (_worker.trackers, _worker.context) != (trackers, _inherited_context()):
+        _worker.leave()
+        _worker = None
+    if _worker is None and trackers:
+        _worker = TrackingWorker(trackers)
+        atexit.register(_worker.leave)
+    return _worker
 
 
-def _context() -> tuple[str, dict[str, str]]:
+def _inherited_context() -> tuple[str, dict[str, str]]:
     """What a process inherits that decides where it delivers to."""
     return str(Path.cwd()), {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_")}
 
 
-class Deliveries:
+class RunTracking:
     """All trackers of one run."""
 
-    def __init__(self, settings: Tracking, run: Run) -> None:
-        self.settings, self.run = settings, run
-        self.courier = courier(settings)
-        if self.courier is not None:
-            self.courier.open(
+    def __init__(self, config: TrackingConfig, run: Run) -> None:
+        self.config, self.run = config, run
+        self.worker = ensure_worker(config)
+        if self.worker is not None:
+            self.worker.open(
                 run.folder,
-                experiment=settings.experiment,
-                patience=settings.drain_seconds,
-                system_metrics=settings.system_metrics,
+                experiment=config.experiment,
+                patience=config.drain_seconds,
+                system_metrics=config.system_metrics,
             )
 
     def close(self, status: str) -> None:
         """Deliver the rest, end each tracker's run, and say which could not take everything in time."""
-        if self.courier is None:
+        if self.worker is None:
             return
         told = ("ended", "reason", "best", "verdict", "stopped", "spent", "peak_memory")
         info = {key: self.run.info[key] for key in told if key in self.run.info} | {"asked": time.time()}
-        places = self.courier.close(self.run.folder, self.settings.drain_seconds, status, **info)
-        for name in self.courier.trackers:
-            if name not in places:
+        cursors = self.worker.close(self.run.folder, self.config.drain_seconds, status, **info)
+        for name in self.worker.trackers:
+            if name not in cursors:
                 log.warning(
                     "warning: %s has not taken everything. When it answers again: python -m bestepoch.sync run=%s",
                     name,
-                    files.relative(self.run.folder),
+                    paths.display_path(self.run.folder),
                 )
-        if "MLflow" in places:
-            self.run.update(mlflow={key: places["MLflow"][key] for key in ("uri", "run_id")})
+        if "MLflow" in cursors:
+            self.run.update(mlflow={key: cursors["MLflow"][key] for key in ("uri", "run_id")})

@@ -5,34 +5,34 @@ from __future__ import annotations
 from typing import Any
 
 from bestepoch.base.config import schema
-from bestepoch.components.schedules.learning_rate import plan as learning_rate_plan
+from bestepoch.components.schedules.plan import make_plan
 
 
-def describe(info: dict[str, Any], metrics: dict[str, Any] | None = None) -> str:
+def describe_run(info: dict[str, Any], metrics: dict[str, Any] | None = None) -> str:
     """The results, the verdict, the arithmetic, and the command that gives the same run again.
 
     Args:
         info: what ``run.json`` holds.
         metrics: what ``metrics.json`` holds, once it is evaluated.
     """
-    parts = [] if metrics is None else [_results(metrics)]
+    parts = [] if metrics is None else [_describe_results(metrics)]
     if (found := info.get("verdict")) is not None:
         advice = f"{found['suggestion']} `{found['override']}`"
         parts.append(f"**{found['kind'].capitalize()}.** {found['sentence']}\n\nTry: {advice}")
     elif info["status"] != "finished":
         why = f": {info['reason']}" if info.get("reason") else ""
         parts.append(f"**{info['status'].capitalize()}**{why}")
-    plan = learning_rate_plan(info["data"]["sizes"]["train"], schema.Train(**info["config"]["train"]))
+    plan = make_plan(info["data"]["sizes"]["train"], schema.TrainConfig(**info["config"]["train"]))
     parts.append("\n\n".join(plan.describe().splitlines()))
     if "stopped" in info:
         parts.append(f"Stopped early after epoch {info['stopped']['epoch']}: {info['stopped']['reason']}.")
     parts.append(f"The same run again:\n\n```\n{info['command']}\n```")
-    if told := _code(info["git"]):
+    if told := _describe_code(info["git"]):
         parts.append(told)
     return "\n\n".join(parts)
 
 
-def _results(metrics: dict[str, Any]) -> str:
+def _describe_results(metrics: dict[str, Any]) -> str:
     low, high = (f"{100 * metrics[f'test_accuracy_{end}']:.2f}" for end in ("low", "high"))
     return (
         f"**Epoch {metrics['best_epoch']} of {metrics['last_epoch']}** is best: validation loss "
@@ -41,7 +41,7 @@ def _results(metrics: dict[str, Any]) -> str:
     )
 
 
-def _code(git: dict[str, Any]) -> str:
+def _describe_code(git: dict[str, Any]) -> str:
     if git["commit"] is None:
         return ""
     name = f"`{git['commit'][:10]}`"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
 
-def over_all_processes(network: nn.Module) -> None:
+def convert_sync_batchnorm(network: nn.Module) -> None:
     """Let the batch normalisation in ``network`` look at all processes' images; weights and their names stay."""
     if next(network.parameters()).device.type == "cuda":
         # puts others in place of the modules inside
@@ -23,10 +23,10 @@ def over_all_processes(network: nn.Module) -> None:
     warnings.filterwarnings("ignore", r"torch\.distributed\.nn\.functional\.all_reduce is deprecated", FutureWarning)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.__class__ = GlobalBatchNorm  # the same but for forward
+            module.__class__ = CpuSyncBatchNorm  # the same but for forward
 
 
-class GlobalBatchNorm(nn.BatchNorm2d):
+class CpuSyncBatchNorm(nn.BatchNorm2d):
     """What `torch.nn.BatchNorm2d` does, over all processes; (N, C, H, W), where N may be 0 in some of them.
 
     The sums over the processes are differentiated as well, so backward has two exchanges as forward has.

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bestepoch.base import files
-from bestepoch.base.files import UsageError
-from bestepoch.components.data.split import Augment
+from bestepoch.base import errors
+from bestepoch.base.errors import UsageError
+from bestepoch.components.data.augment import Augment
 
-Work = Callable[[Tensor, Augment], Tensor]
-WARM = 3  # batches before recording: libraries choose their kernels and take their memory in the first ones
+StepFunction = Callable[[Tensor, Augment], Tensor]
+WARMUP_STEPS = 3  # batches before recording: libraries choose their kernels and take their memory in the first ones
 
 
-class Graph:
+class CUDAGraphStep:
     """What `bestepoch.training.loop` does with a batch, without its Python.
 
     For a small network a processor needs longer to start a GPU's kernels one at a time than they run. A graph starts
@@ -30,9 +30,9 @@ class Graph:
         self.batch_size, self.weights = batch_size, tuple(weights)
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._warm = 0
-        self._recorded: _Recorded | None = None
+        self._recorded: _Capture | None = None
 
-    def __call__(self, work: Work, index: Tensor, augment: Augment) -> Tensor:
+    def __call__(self, work: StepFunction, index: Tensor, augment: Augment) -> Tensor:
         """What ``work(index, augment)`` does and returns, on a GPU.
 
         Args:
@@ -46,7 +46,7 @@ class Graph:
         if len(index) != self.batch_size:
             return work(index, augment)
         if self._recorded is None:
-            if self._warm < WARM:
+            if self._warm < WARMUP_STEPS:
                 self._warm += 1
                 return self._aside(work, index, augment)
             self._recorded = self._record(work, index, augment)
@@ -55,7 +55,7 @@ class Graph:
             weight.grad = gradient  # a batch that was not replayed has left others
         return loss
 
-    def _aside(self, work: Work, index: Tensor, augment: Augment) -> Tensor:
+    def _aside(self, work: StepFunction, index: Tensor, augment: Augment) -> Tensor:
         """As it will be recorded: on a stream of its own."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
@@ -63,7 +63,7 @@ class Graph:
         torch.cuda.current_stream().wait_stream(self._stream)
         return loss
 
-    def _record(self, work: Work, index: Tensor, augment: Augment) -> _Recorded:
+    def _record(self, work: StepFunction, index: Tensor, augment: Augment) -> _Capture:
         graph, index = torch.cuda.CUDAGraph(), index.clone()
         try:
             # another thread fetches losses meanwhile, which is no part of it
@@ -76,27 +76,27 @@ class Graph:
             while cause.__context__ is not None:  # the first of them says what it was
                 cause = cause.__context__
             raise UsageError(
-                f"device.cuda_graphs: a batch's work cannot be recorded ({files.first_line(cause)}). "
+                f"device.cuda_graphs: a batch's work cannot be recorded ({errors.first_line(cause)}). "
                 "It may not wait for the GPU. Without a graph: device.cuda_graphs=false"
             ) from None
-        return _Recorded(graph, index, augment, augment, loss, tuple(weight.grad for weight in self.weights))
+        return _Capture(graph, index, augment, augment, loss, tuple(weight.grad for weight in self.weights))
 
 
 @dataclass
-class _Recorded:
+class _Capture:
     """A graph, and the places in memory that it reads and writes."""
 
     graph: torch.cuda.CUDAGraph
     index: Tensor
     augment: Augment
-    taken: Augment  # the one that `augment` varies as
+    copied: Augment  # the one that `augment` varies as
     loss: Tensor
     gradients: tuple[Tensor | None, ...]
 
     def replay(self, index: Tensor, augment: Augment) -> Tensor:
         self.index.copy_(index)
-        if augment is not self.taken:
-            self.augment.take(augment)
-            self.taken = augment
+        if augment is not self.copied:
+            self.augment.copy_params_from(augment)
+            self.copied = augment
         self.graph.replay()
         return self.loss.clone()

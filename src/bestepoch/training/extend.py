@@ -10,39 +10,40 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from bestepoch.base import files
-from bestepoch.base.config.schema import Settings, Train
-from bestepoch.base.files import UsageError
-from bestepoch.components.schedules.learning_rate import Plan, learning_rate
-from bestepoch.components.schedules.learning_rate import plan as learning_rate_plan
-from bestepoch.evaluation.selection import stop_reason
-from bestepoch.runs.journal import read
-from bestepoch.runs.run import Run, flat
+from bestepoch.base import files, paths
+from bestepoch.base.config.overrides import flatten
+from bestepoch.base.config.schema import Config, TrainConfig
+from bestepoch.base.errors import UsageError
+from bestepoch.components.schedules.early_stopping import early_stop_reason
+from bestepoch.components.schedules.learning_rate import learning_rate
+from bestepoch.components.schedules.plan import TrainingPlan, make_plan
+from bestepoch.runs.run import Run
+from bestepoch.runs.tables import read_rows
 
 log = logging.getLogger("bestepoch")
-SHOWN = 6  # differences named in a message
+MAX_LISTED_CHANGES = 6  # differences named in a message
 
 
-def begin(run: Run, settings: Settings, plan: Plan) -> None:
+def extend_earlier_run(run: Run, config: Config, plan: TrainingPlan) -> None:
     """Give a new run the epochs of one that was the same but planned shorter; else say what keeps it from going on.
 
     A kill on the way costs nothing: the state to go on from comes last, and without it training writes the same
     rows anew.
     """
-    earlier = sorted(_others(run), key=lambda other: other.info["started"], reverse=True)
+    earlier = sorted(_other_runs(run), key=lambda other: other.info["started"], reverse=True)
     for other in earlier:
-        if _lineage(other) == _lineage(run) and _take_over(run, other, settings, plan):
+        if _lineage_key(other) == _lineage_key(run) and _copy_prefix(run, other, config, plan):
             return
-    if earlier and earlier[0].status in ("running", "killed") and _idle(earlier[0]):
-        named = changes(earlier[0], run)
-        more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
+    if earlier and earlier[0].status in ("running", "killed") and _is_unlocked(earlier[0]):
+        named = list_changes(earlier[0], run)
+        more = f" and {len(named) - MAX_LISTED_CHANGES} more" if len(named) > MAX_LISTED_CHANGES else ""
         log.info("new      %s stays as it was interrupted; different now: %s%s",
-                 files.relative(earlier[0].folder), ", ".join(named[:SHOWN]), more)  # fmt: skip
+                 paths.display_path(earlier[0].folder), ", ".join(named[:MAX_LISTED_CHANGES]), more)  # fmt: skip
 
 
-def changes(before: Run, now: Run) -> list[str]:
+def list_changes(before: Run, now: Run) -> list[str]:
     """What differs in all that a run's identity is made of, in words."""
-    old, new = flat(before.info["config"]), flat(now.info["config"])
+    old, new = flatten(before.info["config"]), flatten(now.info["config"])
     said = [f"{key} {old.get(key)} → {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
     if before.info["data"]["checksum"] != now.info["data"]["checksum"]:
         said.append("the data's checksum")
@@ -50,48 +51,48 @@ def changes(before: Run, now: Run) -> list[str]:
     return said + [f"the code of {name}.py" for name in {**code, **now_code} if code.get(name) != now_code.get(name)]
 
 
-def _others(run: Run) -> Iterator[Run]:
+def _other_runs(run: Run) -> Iterator[Run]:
     for path in run.folder.parent.glob("*/run.json"):
         if path.parent != run.folder:
             with contextlib.suppress(UsageError):
                 yield Run.read(path.parent)
 
 
-def _lineage(run: Run) -> str:
+def _lineage_key(run: Run) -> str:
     """Equal for runs that differ only in when they are to end."""
     config = {key: value for key, value in run.info["config"].items() if key != "stopping"}
     config["train"] = {"batch_size": config["train"]["batch_size"]}
     return files.digest(config, run.info["data"]["checksum"], run.info["code"])
 
 
-def _idle(run: Run) -> bool:
+def _is_unlocked(run: Run) -> bool:
     if not run.lock():
         return False
     run.close()
     return True
 
 
-def _take_over(run: Run, other: Run, settings: Settings, plan: Plan) -> bool:
+def _copy_prefix(run: Run, other: Run, config: Config, plan: TrainingPlan) -> bool:
     """Whether ``other`` was planned shorter and has epochs for ``run``, which then has them."""
-    shorter = learning_rate_plan(plan.images, Train(**other.info["config"]["train"]))
+    shorter = make_plan(plan.num_images, TrainConfig(**other.info["config"]["train"]))
     same = other.info["fingerprint"] == run.info["fingerprint"]  # finished; asked for again, it is trained again
     if shorter.iterations > plan.iterations or same or not other.lock():
         return False
     try:
-        path, done = _state(other.folder, plan)
-        epochs = [row for row in read(other.folder / "epochs.csv") if row["iteration"] <= done]
-        begun = math.ceil(done / plan.per_epoch)
-        if path is None or any(stop_reason(epochs[:n], settings.stopping) for n in range(1, begun)):
+        path, done = _find_state(other.folder, plan)
+        epochs = [row for row in read_rows(other.folder / "epochs.csv") if row["iteration"] <= done]
+        begun = math.ceil(done / plan.iterations_per_epoch)
+        if path is None or any(early_stop_reason(epochs[:n], config.stopping) for n in range(1, begun)):
             return False
-        menu, peak = settings.scheduler, settings.optimizer.lr
+        scheduler, peak = config.scheduler, config.optimizer.lr
         for iteration in range(1, done + 1):
-            before, now = (learning_rate(menu, peak, p, iteration) for p in (shorter, plan))
+            before, now = (learning_rate(scheduler, peak, p, iteration) for p in (shorter, plan))
             if before != now:
                 log.info(
                     "new      %s has trained this for %s, but scheduler=%s spreads the learning rate over the planned "
                     "epochs (iteration %s would have used %.3g, not %.3g): training starts from the beginning. "
                     "constant, step, exponential and plateau can be continued.",
-                    files.relative(other.folder), f"{done:,} iterations", menu.name, f"{iteration:,}", now, before,
+                    paths.display_path(other.folder), f"{done:,} iterations", scheduler.name, f"{iteration:,}", now, before,
                 )  # fmt: skip
                 return False
         for name in ("iterations.csv", "epochs.csv"):
@@ -102,21 +103,21 @@ def _take_over(run: Run, other: Run, settings: Settings, plan: Plan) -> bool:
     finally:
         other.close()
     run.update(continues={"run": other.name, "iteration": done})
-    log.info("begins   with the %s iterations of %s", f"{done:,}", files.relative(other.folder))
+    log.info("begins   with the %s iterations of %s", f"{done:,}", paths.display_path(other.folder))
     return True
 
 
-def _state(folder: Path, plan: Plan) -> tuple[Path | None, int]:
+def _find_state(folder: Path, plan: TrainingPlan) -> tuple[Path | None, int]:
     """The newest state that a longer training passes through, and its iteration.
 
     One at the end of a cut epoch is none: there the longer training would go on with the epoch.
     """
     from bestepoch.runs import checkpoint
 
-    for path in checkpoint.states(folder):
+    for path in checkpoint.list_states(folder):
         with contextlib.suppress(UsageError):
             state = checkpoint.load(path)
-            if state["iteration"] % plan.per_epoch == 0 or not state["evaluated"]:
+            if state["iteration"] % plan.iterations_per_epoch == 0 or not state["evaluated"]:
                 return path, int(state["iteration"])
     return None, 0
 

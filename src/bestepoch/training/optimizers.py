@@ -5,20 +5,22 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from bestepoch.base.config.schema import Adam, AdamW, RmsProp, Sgd
+from bestepoch.base.config.groups import AdamConfig, AdamWConfig, RmsPropConfig, SgdConfig
 
 
-def build(menu: Sgd | Adam | AdamW | RmsProp, network: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(
+    config: SgdConfig | AdamConfig | AdamWConfig | RmsPropConfig, network: nn.Module
+) -> torch.optim.Optimizer:
     """The one that the settings name. Weight decay acts on weights, not on biases and normalisation."""
     weights = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": weights, "weight_decay": menu.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    match menu:
-        case Sgd():
-            return torch.optim.SGD(groups, lr=menu.lr, momentum=menu.momentum, nesterov=menu.nesterov, fused=True)
-        case Adam():
-            return torch.optim.Adam(groups, lr=menu.lr, betas=(menu.betas[0], menu.betas[1]), fused=True)
-        case AdamW():
-            return torch.optim.AdamW(groups, lr=menu.lr, betas=(menu.betas[0], menu.betas[1]), fused=True)
-        case RmsProp():
-            return torch.optim.RMSprop(groups, lr=menu.lr, alpha=menu.alpha, momentum=menu.momentum)
+    groups = [{"params": weights, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    match config:
+        case SgdConfig():
+            return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+        case AdamConfig():
+            return torch.optim.Adam(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), fused=True)
+        case AdamWConfig():
+            return torch.optim.AdamW(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), fused=True)
+        case RmsPropConfig():
+            return torch.optim.RMSprop(groups, lr=config.lr, alpha=config.alpha, momentum=config.momentum)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,11 +16,11 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from bestepoch.base import files
-from bestepoch.base.config.schema import RENAMED, Settings, renamed
-from bestepoch.base.files import UsageError
-
-MENUS = ("data", "model", "optimizer", "scheduler", "augment", "stopping")
+from bestepoch.base import paths
+from bestepoch.base.config.groups import CONFIG_GROUPS, RENAMED_KEYS, new_key
+from bestepoch.base.config.messages import format_validation_error, suggest, unknown_key_message
+from bestepoch.base.config.schema import Config
+from bestepoch.base.errors import UsageError
 
 
 @functools.lru_cache(maxsize=8)
@@ -29,22 +28,22 @@ def _read_params(path: Path, _changed: int) -> dict[str, Any]:
     try:
         values = OmegaConf.to_container(OmegaConf.load(path))
     except (YAMLError, OmegaConfBaseException, OSError) as error:
-        raise UsageError(f"{files.relative(path)} is not readable: {error}") from None
+        raise UsageError(f"{paths.display_path(path)} is not readable: {error}") from None
     if not isinstance(values, dict):
-        raise UsageError(f"{files.relative(path)} must hold `key: value` lines")
+        raise UsageError(f"{paths.display_path(path)} must hold `key: value` lines")
     return {str(k): v for k, v in values.items()}
 
 
-def params() -> dict[str, Any]:
+def read_params() -> dict[str, Any]:
     """``params.yaml`` of the project, read anew only when it changed."""
-    path = files.root() / "params.yaml"
+    path = paths.project_root() / "params.yaml"
     if not path.is_file():
-        raise UsageError(f"{files.relative(path)} is not there. Restore it with: git checkout params.yaml")
+        raise UsageError(f"{paths.display_path(path)} is not there. Restore it with: git checkout params.yaml")
     return _read_params(path, path.stat().st_mtime_ns)
 
 
-def _param(key: str) -> Any:
-    value: Any = params()
+def _read_param(key: str) -> Any:
+    value: Any = read_params()
     for part in key.split("."):
         if not isinstance(value, dict) or part not in value:
             raise UsageError(f"params.yaml has no {key}, which conf/config.yaml reads from it. Add it there.")
@@ -52,30 +51,30 @@ def _param(key: str) -> Any:
     return value
 
 
-def value(key: str) -> Any:
+def read_default(key: str) -> Any:
     """One value of ``conf/config.yaml`` as it stands there, for tools that compose nothing."""
-    return OmegaConf.select(OmegaConf.load(files.root() / "conf/config.yaml"), key)
+    return OmegaConf.select(OmegaConf.load(paths.project_root() / "conf/config.yaml"), key)
 
 
 # `${params:key}`. At the import, which is all that comes before composing in the processes that a launcher starts.
-OmegaConf.register_new_resolver("params", _param, replace=True)
+OmegaConf.register_new_resolver("params", _read_param, replace=True)
 
 
-def _all_params_are_read() -> None:
+def _require_params_read() -> None:
     """A key of ``params.yaml`` that nothing in ``conf/`` reads would be a setting without effect."""
-    conf = files.root() / "conf"
+    conf = paths.project_root() / "conf"
     read = {key for path in conf.rglob("*.yaml") for key in re.findall(r"\$\{params:([\w.]+)\}", path.read_text())}
-    for key in _flat(params()):
+    for key in _flatten_keys(read_params()):
         if key not in read:
-            raise UsageError(f"params.yaml: {unknown_key(key, sorted(read))}")
+            raise UsageError(f"params.yaml: {unknown_key_message(key, sorted(read))}")
 
 
-def choices(menu: str) -> list[str]:
+def list_options(group: str) -> list[str]:
     """The names that ``menu`` offers: the files in ``conf/<menu>/``."""
-    return sorted(path.stem for path in (files.root() / "conf" / menu).glob("*.yaml"))
+    return sorted(path.stem for path in (paths.project_root() / "conf" / group).glob("*.yaml"))
 
 
-def settings(cfg: DictConfig) -> Settings:
+def validate(cfg: DictConfig) -> Config:
     """Check a composed configuration.
 
     Raises:
@@ -87,84 +86,27 @@ def settings(cfg: DictConfig) -> Settings:
         text = str(error).splitlines()[0].removeprefix("UsageError raised while resolving interpolation: ")
         raise UsageError(f"{error.full_key}: {text}") from None
     try:
-        return Settings.model_validate(values)
+        return Config.model_validate(values)
     except ValidationError as error:
-        raise UsageError("\n".join(explain(dict(e), values) for e in error.errors())) from None
+        raise UsageError("\n".join(format_validation_error(dict(e), values) for e in error.errors())) from None
 
 
-def menu_entry(menu: str, name: str) -> Any:
+def load_option(group: str, name: str) -> Any:
     """One file of ``conf/`` by itself, checked: what ``data.fallback`` names.
 
     Raises:
         UsageError: no such file, or a setting in it is wrong.
     """
-    if name not in choices(menu):
-        raise UsageError(f"{menu} = {name} is not in conf/{menu}/. {nearest(name, choices(menu))}")
-    values = {menu: OmegaConf.to_container(OmegaConf.load(files.root() / "conf" / menu / f"{name}.yaml"))}
-    field = Settings.model_fields[menu]
+    if name not in list_options(group):
+        raise UsageError(f"{group} = {name} is not in conf/{group}/. {suggest(name, list_options(group))}")
+    values = {group: OmegaConf.to_container(OmegaConf.load(paths.project_root() / "conf" / group / f"{name}.yaml"))}
+    field = Config.model_fields[group]
     entry: Any = TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]
     try:
-        return entry.validate_python(values[menu])
+        return entry.validate_python(values[group])
     except ValidationError as error:
-        found = (explain({**e, "loc": (menu, *e["loc"])}, values) for e in error.errors())
+        found = (format_validation_error({**e, "loc": (group, *e["loc"])}, values) for e in error.errors())
         raise UsageError("\n".join(found)) from None
-
-
-def _tag(menu: str) -> str:
-    """The key whose value says which kind of entry a menu's file is."""
-    return "kind" if menu == "data" else "name"
-
-
-def explain(error: dict[str, Any], values: Any) -> str:
-    """One validation error as the setting, its value and what is allowed."""
-    loc = [str(part) for part in error["loc"]]
-    if loc[0] in (*MENUS, "sweep") and len(loc) > 1:
-        loc.pop(1)  # pydantic names the kind of entry there, which is no part of the key
-    # a union reports each alternative's type as a last, technical part of the location
-    while len(loc) > 1 and ("[" in loc[-1] or loc[-1] in ("int", "float", "str")):
-        loc.pop()
-    key = ".".join(loc)
-    where = f"conf/{loc[0]}/" if loc[0] in MENUS else "conf/config.yaml or params.yaml"
-    context = error.get("ctx", {})
-    kind, value = error["type"], error["input"]
-    if kind == "extra_forbidden":
-        parent: Any = values
-        for part in loc[:-1]:
-            parent = parent[part]
-        return unknown_key(key, [".".join([*loc[:-1], str(k)]) for k in parent if str(k) != loc[-1]])
-    if kind == "together":
-        return str(error["msg"])
-    if kind == "missing":
-        return f"{key} is missing (in {where})"
-    if kind == "union_tag_invalid":
-        return (
-            f"{key}.{_tag(loc[0])} = {context['tag']!r} is not known; allowed: {context['expected_tags']}. "
-            "Its class belongs into bestepoch/schema.py."
-        )
-    if kind == "union_tag_not_found":
-        return f"{key}.{_tag(loc[0])} is missing (in {where})"
-    meanings: dict[str, Callable[[], str]] = {
-        "greater_than": lambda: _greater_than(context["gt"]),
-        "greater_than_equal": lambda: f"must be at least {context['ge']:.12g}",
-        "less_than": lambda: f"must be less than {context['lt']:.12g}",
-        "less_than_equal": lambda: f"must be at most {context['le']:.12g}",
-        "literal_error": lambda: "must be " + re.sub("True|False", lambda word: word[0].lower(), context["expected"]),
-        "int_type": lambda: "must be a whole number",
-        "int_from_float": lambda: "must be a whole number",
-        "float_type": lambda: "must be a number",
-        "bool_type": lambda: "must be true or false",
-        "string_type": lambda: "must be a text",
-        "list_type": lambda: "must be a list, such as [1,2]",
-        "too_short": lambda: f"must have at least {context['min_length']} entries",
-        "too_long": lambda: f"must have at most {context['max_length']} entries",
-        "string_too_short": lambda: "must not be empty",
-        "model_type": lambda: "must be a group of settings, each `key: value`",
-        "model_attributes_type": lambda: "must be a group of settings, each `key: value`",
-        "finite_number": lambda: "must be a finite number",
-        "value_error": lambda: str(context["error"]),
-    }
-    allowed = meanings.get(kind, lambda: str(error["msg"]))()
-    return f"{key} = {_shown(value)} is not allowed: {allowed}"
 
 
 def _greater_than(limit: int | float) -> str:
@@ -172,38 +114,13 @@ def _greater_than(limit: int | float) -> str:
     return f"must be at least {limit + 1}" if isinstance(limit, int) else f"must be greater than {limit:.12g}"
 
 
-def _shown(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else f"{value!r}"
-
-
-def unknown_key(key: str, known: list[str]) -> str:
-    """The message for a key that is none, with the nearest ones that are."""
-    parent = key.rpartition(".")[0]
-    beside = [k for k in known if k.startswith(f"{parent}.")] if parent else []
-    there = beside or sorted({k.partition(".")[0] for k in known})
-    return f"{key} is not a setting. {nearest(key, known, there)}".rstrip()
-
-
-def nearest(word: str, known: list[str], there: Sequence[str] = ()) -> str:
-    """Say "Did you mean ...?" where something is near, else what there is."""
-    import difflib
-
-    if not known:
-        return ""
-    tail = {k.rsplit(".", 1)[-1]: k for k in known}
-    near = difflib.get_close_matches(word, known, n=3, cutoff=0.6) or [
-        tail[t] for t in difflib.get_close_matches(word.rsplit(".", 1)[-1], list(tail), n=3, cutoff=0.6)
-    ]
-    return f"Did you mean {' or '.join(near)}?" if near else f"There are: {', '.join(sorted(there or known))}."
-
-
-def checked(overrides: list[str], multirun: bool) -> tuple[list[str], Settings]:
+def load_config(overrides: list[str], multirun: bool) -> tuple[list[str], Config]:
     """`composed`, with the settings of the first job in place of its configuration."""
-    given, cfg = composed(overrides, multirun)
-    return given, settings(cfg)
+    given, cfg = compose_job(overrides, multirun)
+    return given, validate(cfg)
 
 
-def composed(overrides: list[str], multirun: bool) -> tuple[list[str], DictConfig]:
+def compose_job(overrides: list[str], multirun: bool) -> tuple[list[str], DictConfig]:
     """The overrides of a command line, found good before any work starts.
 
     Every value of a sweep is checked, each with the first value of the other sweeps. ``train.iterations=...`` on the
@@ -219,9 +136,9 @@ def composed(overrides: list[str], multirun: bool) -> tuple[list[str], DictConfi
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException, OverrideParseException
 
-    _all_params_are_read()
-    old = re.compile(rf"^(\+*model\.)({'|'.join(RENAMED)})(?==)")
-    overrides = [old.sub(lambda found: found[1] + renamed(found[2]), line) for line in overrides]
+    _require_params_read()
+    old = re.compile(rf"^(\+*model\.)({'|'.join(RENAMED_KEYS)})(?==)")
+    overrides = [old.sub(lambda found: found[1] + new_key(found[2]), line) for line in overrides]
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except OverrideParseException as error:
@@ -253,7 +170,7 @@ def _sweep_texts(override: Any, key: str) -> list[str]:
     from hydra.core.override_parser.types import Glob, Transformer
 
     if isinstance(override.value(), Glob):
-        return override.value().filter(choices(key)) or [""]
+        return override.value().filter(list_options(key)) or [""]
     return [str(text) for text in override.sweep_iterator(transformer=Transformer.encode)]
 
 
@@ -263,35 +180,37 @@ def _compose(overrides: list[str], of_hydra: list[str]) -> DictConfig:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
 
-    menus = {folder.name for folder in (files.root() / "conf").iterdir() if folder.is_dir()} - {"hydra"}
-    chosen = {menu: str(_param(menu)) for menu in MENUS}
+    groups_ = {folder.name for folder in (paths.project_root() / "conf").iterdir() if folder.is_dir()} - {"hydra"}
+    chosen = {group: str(_read_param(group)) for group in CONFIG_GROUPS}
     origin = dict.fromkeys(chosen, "params.yaml: ")
     group_lines = []
     for line in overrides:
         name, _, value = line.partition("=")
-        if name.lstrip("+") in menus and not name.startswith("~"):
+        if name.lstrip("+") in groups_ and not name.startswith("~"):
             chosen[name.lstrip("+")] = value.strip("'\"")
             origin[name.lstrip("+")] = ""
             group_lines.append(line)
-    for menu, name in chosen.items():
-        if not name.startswith("${") and name not in choices(menu):
-            raise UsageError(f"{origin[menu]}{menu} = {name} is not in conf/{menu}/. {nearest(name, choices(menu))}")
+    for group, name in chosen.items():
+        if not name.startswith("${") and name not in list_options(group):
+            raise UsageError(
+                f"{origin[group]}{group} = {name} is not in conf/{group}/. {suggest(name, list_options(group))}"
+            )
     try:
-        with initialize_config_dir(str(files.root() / "conf"), version_base="1.3"):
+        with initialize_config_dir(str(paths.project_root() / "conf"), version_base="1.3"):
             try:
                 cfg = compose("config", [*overrides, *of_hydra])
-                settings(cfg)
+                validate(cfg)
                 return cfg
             except (HydraException, OmegaConfBaseException, UsageError) as error:
                 # composing takes its time: what keys there are is looked up only where one may be unknown, which
                 # Hydra says, but for those that a + adds
                 if isinstance(error, UsageError) and not any(line.startswith("+") for line in overrides):
                     raise
-                keys = _flat(OmegaConf.to_container(compose("config", group_lines)))
+                keys = _flatten_keys(OmegaConf.to_container(compose("config", group_lines)))
                 for line in overrides:
                     key = line.split("=", 1)[0].lstrip("+~")
                     if line not in group_lines and not any(k == key or k.startswith(f"{key}.") for k in keys):
-                        raise UsageError(unknown_key(key, [*sorted(menus), *keys])) from None
+                        raise UsageError(unknown_key_message(key, [*sorted(groups_), *keys])) from None
                 raise
     except YAMLError as error:
         raise UsageError(f"A file in conf/ is not readable: {error}") from None
@@ -301,7 +220,7 @@ def _compose(overrides: list[str], of_hydra: list[str]) -> DictConfig:
         GlobalHydra.instance().clear()
 
 
-def _flat(values: Any, prefix: str = "") -> list[str]:
+def _flatten_keys(values: Any, prefix: str = "") -> list[str]:
     if not isinstance(values, dict):
         return [prefix]
-    return [key for k, v in values.items() for key in _flat(v, f"{prefix}.{k}" if prefix else str(k))]
+    return [key for k, v in values.items() for key in _flatten_keys(v, f"{prefix}.{k}" if prefix else str(k))]

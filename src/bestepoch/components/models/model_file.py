@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bestepoch.base.files import UsageError
+from bestepoch.base.errors import UsageError
 from bestepoch.runs.run import Run
 
 if TYPE_CHECKING:
     from torch import nn
 
-MODEL = "model.pt"
+MODEL_FILE = "model.pt"
 
 
-def chosen_model(run: Run, source: Path, epoch: int) -> dict[str, Any]:
+def make_model_file(run: Run, source: Path, epoch: int) -> dict[str, Any]:
     """What ``model.pt`` holds: a run's network as it was after ``epoch``, and all that it takes to use and judge it.
 
     Returns:
@@ -36,7 +36,7 @@ def chosen_model(run: Run, source: Path, epoch: int) -> dict[str, Any]:
     }
 
 
-def restored(chosen: dict[str, Any]) -> nn.Module:
+def restore_network(chosen: dict[str, Any]) -> nn.Module:
     """What predicts by the network of a ``model.pt``: on the CPU, in evaluation mode, with its views if it has any.
 
     Raises:
@@ -44,17 +44,19 @@ def restored(chosen: dict[str, Any]) -> nn.Module:
     """
     from pydantic import TypeAdapter, ValidationError
 
-    from bestepoch.base.config import schema
+    from bestepoch.base.config import groups
     from bestepoch.components.models import networks
 
     try:
-        menu: Any = TypeAdapter(schema.Model).validate_python(chosen["model"])
+        group_config: Any = TypeAdapter(groups.ModelChoice).validate_python(chosen["model"])
     except ValidationError:
         raise UsageError(
             f"The network of run {chosen['run']} has other settings than conf/model/{chosen['model']['name']}.yaml by "
             "now: it was trained by other code. Check that out, or train it again: dvc repro"
         ) from None
     height, width = chosen["shape"]
-    network = networks.build(menu, (height, width), chosen["classes"], chosen["pixel_mean"], chosen["pixel_std"])
+    network = networks.build_network(
+        group_config, (height, width), chosen["classes"], chosen["pixel_mean"], chosen["pixel_std"]
+    )
     network.load_state_dict(chosen["network"])
-    return networks.evaluation_network(menu, network).eval()
+    return networks.evaluation_network(group_config, network).eval()

@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bestepoch.components.data.split import md5
+from bestepoch.base.files import md5
 from bestepoch.runs.run import Run
-from bestepoch.tracking.mlflow.run import MlflowTracker, note
-from bestepoch.tracking.worker import catch_up
+from bestepoch.tracking.cursor import deliver_pending
+from bestepoch.tracking.mlflow.run import MlflowTracker, set_description
 
-DIGEST = "bestepoch.md5"  # a model's tag, of the model.pt that it was made of
+MD5_TAG = "bestepoch.md5"  # a model's tag, of the model.pt that it was made of
 
 
-def record_evaluation(
+def log_evaluation(
     run: Run,
     experiment_name: str,
     journal: Path,
     metrics: dict[str, float],
-    model: LoggedModel,
+    model: ModelArtifact,
     files: Path,
     described: str,
 ) -> Any:
@@ -42,27 +42,27 @@ def record_evaluation(
     from mlflow.entities import Metric
 
     tracker = MlflowTracker(run, experiment_name)
-    tracker.place.update(run.info.get("mlflow", {}))
-    known = dict(tracker.place)
+    tracker.cursor.update(run.info.get("mlflow", {}))
+    known = dict(tracker.cursor)
     tracker.open()
-    run_id = str(tracker.place["run_id"])
-    if tracker.place != known:
-        catch_up(tracker, journal, tracker.place)
+    run_id = str(tracker.cursor["run_id"])
+    if tracker.cursor != known:
+        deliver_pending(tracker, journal, tracker.cursor)
         tracker.close(run.status)
     there = tracker.client.get_run(run_id)
     tracker.client.log_artifacts(run_id, str(files), "evaluate")
-    note(tracker.client, run_id, described)
+    set_description(tracker.client, run_id, described)
     fluent.set_tracking_uri(tracker.uri)
     logged = model.known(tracker.client, there) or model.log(tracker.client, there)
     points = [
-        Metric(key, value, _when(tracker.client, there, key, value), 0, model_id=logged.model_id)
+        Metric(key, value, _point_time(tracker.client, there, key, value), 0, model_id=logged.model_id)
         for key, value in metrics.items()
     ]
     tracker.client.log_batch(run_id, metrics=points)
     return logged
 
 
-def _when(mlflow: Any, run: Any, key: str, value: float) -> int:
+def _point_time(mlflow: Any, run: Any, key: str, value: float) -> int:
     """Now, in ms; where the run's last point has this value already its own time, so that no second one is stored."""
     if run.data.metrics.get(key) == value:
         return int(mlflow.get_metric_history(run.info.run_id, key)[-1].timestamp)
@@ -70,7 +70,7 @@ def _when(mlflow: Any, run: Any, key: str, value: float) -> int:
 
 
 @dataclass(frozen=True)
-class LoggedModel:
+class ModelArtifact:
     """The chosen network as an MLflow model: raw pixels (n, height, width), float32, 0 to 255, to logits.
 
     ``file``, our own ``model.pt``, goes with it: that is read without running anything that is in it.
@@ -83,7 +83,7 @@ class LoggedModel:
     def known(self, mlflow: Any, run: Any) -> Any:
         """MLflow's account of it where an earlier evaluation of the run has logged the very same, else None."""
         mine = mlflow.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
-        same = [one for one in mine if one.status == "READY" and one.tags.get(DIGEST) == md5(self.file)]
+        same = [one for one in mine if one.status == "READY" and one.tags.get(MD5_TAG) == md5(self.file)]
         return same[0] if same else None
 
     def log(self, mlflow: Any, run: Any) -> Any:
@@ -100,7 +100,7 @@ class LoggedModel:
         with torch.inference_mode():
             logits = self.network(torch.from_numpy(self.example)).numpy()
         logged = mlflow.create_logged_model(
-            run.info.experiment_id, "model", run.info.run_id, {DIGEST: md5(self.file)}, run.data.params
+            run.info.experiment_id, "model", run.info.run_id, {MD5_TAG: md5(self.file)}, run.data.params
         )
         with warnings.catch_warnings():
             # torch.export warns of weights that are not on the CPU, whatever they are on

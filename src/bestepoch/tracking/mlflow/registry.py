@@ -11,21 +11,20 @@ from typing import Any
 from filelock import FileLock
 
 from bestepoch.base import private_api
-from bestepoch.base.files import home
-from bestepoch.evaluation import statistics
-from bestepoch.evaluation.selection import PER_IMAGE
+from bestepoch.base.paths import main_checkout
+from bestepoch.evaluation.champion import compare_with_champion
 from bestepoch.runs import checkpoint
-from bestepoch.tracking.mlflow.store import client, database, store_uri
+from bestepoch.tracking.mlflow.store import database_path, make_client, store_uri
 
 CHAMPION = "champion"
 
 
-def registered(data: str) -> str:
+def registered_name(data: str) -> str:
     """The registered model of a data set, which is the one really used: what learned the sample is not MNIST's."""
     return f"bestepoch-{data}"
 
 
-def register(logged: Any, file: Path, results: dict[str, float], metric: str) -> str:
+def register_model(logged: Any, file: Path, results: dict[str, float], metric: str) -> str:
     """Make a logged model a version, and the champion if it is better; once for each epoch of a run.
 
     Args:
@@ -37,30 +36,34 @@ def register(logged: Any, file: Path, results: dict[str, float], metric: str) ->
     Returns:
         the version and what became of it, in a line.
     """
-    mlflow, new = client(store_uri()), checkpoint.load(file)
-    name = registered(new["data"])
-    place = home() / "runs" / ".registry.lock"
-    place.parent.mkdir(exist_ok=True)
-    with FileLock(place):  # two at once, each better than the champion, would both take its place
-        versions = _versions(mlflow, name, logged.source_run_id)
+    mlflow, new = make_client(store_uri()), checkpoint.load(file)
+    name = registered_name(new["data"])
+    cursor = main_checkout() / "runs" / ".registry.lock"
+    cursor.parent.mkdir(exist_ok=True)
+    with FileLock(cursor):  # two at once, each better than the champion, would both take its place
+        versions = _list_versions(mlflow, name, logged.source_run_id)
         version = next((v for v in versions if v.tags.get("best/epoch") == str(results["best/epoch"])), None)
         if version is None:
-            version = _create(mlflow, name, logged, new, results, metric)
+            version = _create_version(mlflow, name, logged, new, results, metric)
         if version.tags.get("promoted") == "pending":  # still so where the one who registered it was killed
             mlflow.set_registered_model_alias(name, CHAMPION, version.version)
             mlflow.set_model_version_tag(name, version.version, "promoted", "yes")
     return f"models:/{name}/{version.version}  {version.description}"
 
 
-def _versions(mlflow: Any, name: str, run_id: str) -> list[Any]:
+def _list_versions(mlflow: Any, name: str, run_id: str) -> list[Any]:
     return list(mlflow.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"))
 
 
-def _create(mlflow: Any, name: str, logged: Any, new: dict[str, Any], results: dict[str, float], metric: str) -> Any:
-    known = _there(lambda: mlflow.get_registered_model(name)) or mlflow.create_registered_model(name)
+def _create_version(
+    mlflow: Any, name: str, logged: Any, new: dict[str, Any], results: dict[str, float], metric: str
+) -> Any:
+    known = _get_or_none(lambda: mlflow.get_registered_model(name)) or mlflow.create_registered_model(name)
     better, why = True, "The champion: there was none before."
     if (holder := known.aliases.get(CHAMPION)) is not None:
-        better, why = compare(new, stored(f"models:/{name}/{holder}"), metric, f"Version {holder}")
+        better, why = compare_with_champion(
+            new, load_model_file(f"models:/{name}/{holder}"), metric, f"Version {holder}"
+        )
     tags = {
         "run": new["run"],
         "data": new["data"],
@@ -77,48 +80,18 @@ def _create(mlflow: Any, name: str, logged: Any, new: dict[str, Any], results: d
     return version
 
 
-def compare(new: dict[str, Any], champion: dict[str, Any] | None, metric: str, holder: str) -> tuple[bool, str]:
-    """Whether ``new`` is better on validation by more than noise, and the reason in a sentence.
-
-    Args:
-        new, champion: what their ``model.pt`` hold; None where the champion has none.
-        metric: val/loss or val/accuracy; by any other, which has no value for each image, it is val/loss. Losses with
-            different label smoothing are no comparison: then it is val/accuracy.
-        holder: how the champion is called.
-    """
-    by_hand = f'To use this version all the same, give it the alias "{CHAMPION}" by hand.'
-    if champion is None:
-        return False, f"{holder} stays the champion: it keeps no validation results to compare with. {by_hand}"
-    holder = f"{holder} (run {champion['run']}, epoch {champion['epoch']})"
-    if new["checksum"] != champion["checksum"]:
-        return False, (
-            f"{holder} stays the champion: its validation images are not the same ones (data checksum "
-            f"{champion['checksum'][:12]}, here {new['checksum'][:12]}), so the two cannot be compared. {by_hand}"
-        )
-    alike = new["label_smoothing"] == champion["label_smoothing"]
-    metric = "val/accuracy" if not alike else metric if metric in PER_IMAGE else "val/loss"
-    pair = [one["validation"][PER_IMAGE[metric]].double().numpy() for one in (champion, new)]
-    found = statistics.paired(*pair)
-    better = found["more_than_noise"] and (found["difference"] < 0) == (metric == "val/loss")
-    return better, (
-        f"{f'The champion, in place of {holder}' if better else f'{holder} stays the champion'}: on the same "
-        f"{len(pair[0]):,} validation images {metric} differs by {found['difference']:+.2g} (95% interval "
-        f"{found['low']:+.2g} to {found['high']:+.2g}), {'' if found['more_than_noise'] else 'not '}more than noise."
-    )
-
-
-def champion(data: str) -> str | None:
+def champion_uri(data: str) -> str | None:
     """Where the champion of a data set is, as a version's address; None where there is none, or no store."""
     uri = store_uri()
-    if uri.startswith("sqlite:///") and not database(uri).exists():
+    if uri.startswith("sqlite:///") and not database_path(uri).exists():
         return None  # asking would make it
-    mlflow = client(uri)
-    known = _there(lambda: mlflow.get_registered_model(registered(data)))
+    mlflow = make_client(uri)
+    known = _get_or_none(lambda: mlflow.get_registered_model(registered_name(data)))
     version = known and known.aliases.get(CHAMPION)
-    return f"models:/{registered(data)}/{version}" if version else None
+    return f"models:/{registered_name(data)}/{version}" if version else None
 
 
-def _there(ask: Callable[[], Any]) -> Any:
+def _get_or_none(ask: Callable[[], Any]) -> Any:
     """What MLflow answers; None where it says that there is no such thing."""
     from mlflow.exceptions import MlflowException
 
@@ -130,7 +103,7 @@ def _there(ask: Callable[[], Any]) -> Any:
         raise
 
 
-def stored(uri: str) -> dict[str, Any] | None:
+def load_model_file(uri: str) -> dict[str, Any] | None:
     """What the ``model.pt`` of a model holds; None where it has none: `evaluate` has not logged it.
 
     MLflow's own way to load a model would run what is in it; this does not.
@@ -138,7 +111,7 @@ def stored(uri: str) -> dict[str, Any] | None:
     import mlflow
 
     mlflow.set_tracking_uri(store_uri())
-    files = _there(lambda: mlflow.artifacts.list_artifacts(artifact_uri=f"{uri}/extra_files"))
+    files = _get_or_none(lambda: mlflow.artifacts.list_artifacts(artifact_uri=f"{uri}/extra_files"))
     if not any(Path(file.path).name == "model.pt" for file in files or []):
         return None
     with tempfile.TemporaryDirectory() as folder:

@@ -12,19 +12,15 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from filelock import FileLock
 
-from bestepoch.base import files
+from bestepoch.base import errors, paths
 from bestepoch.base.private_api import MLFLOW_DATABASE_LOGGER
-from bestepoch.runs.journal import Row
-from bestepoch.tracking.mlflow.views import furnish
+from bestepoch.tracking.mlflow.views import create_default_views
 
 log = logging.getLogger("bestepoch")
-
-PER_ITERATION = ("train/loss", "lr")
-PER_EPOCH = ("val/loss", "val/accuracy", "train/epoch_loss")
 # A dead server is given up within seconds, not the client's default of minutes; what it missed is sent later.
 for _name, _value in {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -39,63 +35,33 @@ for _name, _value in {
 logging.getLogger(MLFLOW_DATABASE_LOGGER).setLevel(logging.CRITICAL)
 
 
-class Tracker(Protocol):
-    """Where a run is shown."""
-
-    name: str
-    place: dict[str, Any]  # what it wants remembered between attempts
-
-    @staticmethod
-    def load() -> None:
-        """Import what it needs; asks no store or server."""
-
-    def open(self) -> None:
-        """Find or make the run's place; may raise and be called again."""
-
-    def write(self, iterations: list[Row], epochs: list[Row]) -> None:
-        """Store these rows; may raise, and then gets the same rows again."""
-
-    def close(self, status: str) -> None:
-        """All rows are written; ``status`` is finished, killed or failed."""
-
-
 def store_uri() -> str:
     """The MLflow store: ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the real checkout, always by absolute path."""
     given = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not given:
-        return f"sqlite:///{files.home() / 'mlflow.db'}"
+        return f"sqlite:///{paths.main_checkout() / 'mlflow.db'}"
     prefix = "sqlite:///"
     if given.startswith(prefix) and not given[len(prefix) :].startswith("/"):
         # a relative path would lead into DVC's temporary copy, and vanish with it
-        base = files.home() if files.home() != files.root() else Path.cwd()
+        base = paths.main_checkout() if paths.main_checkout() != paths.project_root() else Path.cwd()
         return f"{prefix}{base / given[len(prefix) :]}"
     return given
 
 
-def reason(error: Exception) -> str:
-    """Why a tracker has not taken something, in a line."""
-    if getattr(error, "error_code", None) == "UNAUTHENTICATED":
-        return (
-            "the server does not know this name with this password: set MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD, or the two in ~/.mlflow/credentials"
-        )
-    return files.first_line(error)
-
-
-def database(uri: str) -> Path:
+def database_path(uri: str) -> Path:
     """The file of a SQLite store."""
     return Path(uri.removeprefix("sqlite:///").partition("?")[0])
 
 
-def client(uri: str) -> Any:
+def make_client(uri: str) -> Any:
     """An MLflow client; makes a SQLite store where it is missing."""
     from mlflow import MlflowClient
 
-    path = database(uri)
+    path = database_path(uri)
     if uri.startswith("sqlite:///") and not path.exists():
-        (files.home() / "runs").mkdir(exist_ok=True)
+        (paths.main_checkout() / "runs").mkdir(exist_ok=True)
         # by one process alone, and beside: MLflow creates its tables in many steps, and cannot go on from halfway
-        with FileLock(files.home() / "runs" / ".store.lock"):
+        with FileLock(paths.main_checkout() / "runs" / ".store.lock"):
             if not path.exists():
                 beside = path.with_name(f"{path.name}.partial")
                 beside.unlink(missing_ok=True)
@@ -104,25 +70,25 @@ def client(uri: str) -> Any:
     return MlflowClient(tracking_uri=uri)
 
 
-def experiment(mlflow: Any, uri: str, name: str) -> str:
+def ensure_experiment(mlflow: Any, uri: str, name: str) -> str:
     """The id of the experiment, made where it is missing, with artifacts at an absolute place, and furnished."""
     found = mlflow.get_experiment_by_name(name)
     if found is None:
-        place = (files.home() / "mlartifacts" / name).as_uri() if uri.startswith("sqlite:") else None
+        cursor = (paths.main_checkout() / "mlartifacts" / name).as_uri() if uri.startswith("sqlite:") else None
         try:
-            mlflow.create_experiment(name, artifact_location=place)
+            mlflow.create_experiment(name, artifact_location=cursor)
         except Exception:
             if mlflow.get_experiment_by_name(name) is None:  # else another process was faster
                 raise
         found = mlflow.get_experiment_by_name(name)
     try:
-        furnish(mlflow, found)
+        create_default_views(mlflow, found)
     except Exception as error:  # a server that gives this user no right to: the runs need it not
-        log.warning("warning: MLflow does not take the experiment's views (%s)", files.first_line(error))
+        log.warning("warning: MLflow does not take the experiment's views (%s)", errors.first_line(error))
     return str(found.experiment_id)
 
 
-def outer_run() -> str | None:
+def mlflow_project_run_id() -> str | None:
     """The run that ``mlflow run`` made around this process, where there is one.
 
     It becomes the parent of ours, not ours itself: its parameters are the command's, written once, and its experiment
@@ -131,7 +97,7 @@ def outer_run() -> str | None:
     return os.environ.get("MLFLOW_RUN_ID", "").strip() or None
 
 
-def there(mlflow: Any, run_id: str) -> bool:
+def run_exists(mlflow: Any, run_id: str) -> bool:
     """Whether the store has this run, and nobody has deleted it."""
     from mlflow.exceptions import MlflowException
 

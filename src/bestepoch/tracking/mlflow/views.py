@@ -12,11 +12,11 @@ import time
 import zlib
 from typing import Any
 
-from bestepoch.base.files import added_meanwhile
+from bestepoch.base.errors import is_unique_violation
 
-VIEW = "mlflow.sharedViewState."
-NOTE = "mlflow.note.content"
-WRITTEN = "bestepoch.views"  # a tag that says which of them this experiment has been given
+VIEW_TAG_PREFIX = "mlflow.sharedViewState."
+DESCRIPTION_TAG = "mlflow.note.content"
+VIEWS_TAG = "bestepoch.views"  # a tag that says which of them this experiment has been given
 BEST_EPOCHS, LEARNING_CURVES = "best-epochs", "learning-curves"
 
 DESCRIPTION = """\
@@ -35,45 +35,45 @@ where `loss.label_smoothing` is the same, accuracies always. Search by, for inst
 `metrics."test/accuracy" > 0.99 and params.optimizer = 'adamw'`, or `tags.sweep = '<name>'` for the runs of a sweep."""
 
 
-def furnish(mlflow: Any, experiment: Any) -> None:
+def create_default_views(mlflow: Any, experiment: Any) -> None:
     """Give an experiment what it has not been given before. Raises what the store raises.
 
     Args:
         mlflow: a client.
         experiment: as that client knows it, with its tags.
     """
-    if WRITTEN in experiment.tags:
+    if VIEWS_TAG in experiment.tags:
         return
     now = int(time.time() * 1000)
-    tags = {"mlflow.experimentKind": "custom_model_development", NOTE: DESCRIPTION}
+    tags = {"mlflow.experimentKind": "custom_model_development", DESCRIPTION_TAG: DESCRIPTION}
     for key, name, state in (
-        (BEST_EPOCHS, "Best epochs", best_epochs()),
-        (LEARNING_CURVES, "Learning curves", learning_curves()),
+        (BEST_EPOCHS, "Best epochs", best_epochs_view()),
+        (LEARNING_CURVES, "Learning curves", learning_curves_view()),
     ):
-        view = {"name": name, "createdAt": now, "updatedAt": now, "state": compressed(state)}
-        tags[VIEW + key] = json.dumps(view)
-    tags[WRITTEN] = "1"  # last: a kill before it has the rest done again
+        view = {"name": name, "createdAt": now, "updatedAt": now, "state": encode_state(state)}
+        tags[VIEW_TAG_PREFIX + key] = json.dumps(view)
+    tags[VIEWS_TAG] = "1"  # last: a kill before it has the rest done again
     for key, value in tags.items():
         if key not in experiment.tags:
             try:
                 mlflow.set_experiment_tag(experiment.experiment_id, key, value)
             except Exception as error:
-                if not added_meanwhile(error):  # by another run, which furnishes it at the same moment
+                if not is_unique_violation(error):  # by another run, which furnishes it at the same moment
                     raise
 
 
-def compressed(state: dict[str, Any]) -> str:
+def encode_state(state: dict[str, Any]) -> str:
     """As the UI keeps it."""
     return "deflate;" + base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
 
 
-def link(number: str, view: str, mode: str = "") -> str:
+def view_link(number: str, view: str, mode: str = "") -> str:
     """The part of a view's address that follows the server's; ``mode`` is CHART for its charts."""
     shown = f"&compareRunsMode={mode}" if mode else ""
     return f"#/experiments/{number}/runs?workflowType=machine_learning{shown}&viewStateShareKey={view}"
 
 
-def best_epochs() -> dict[str, Any]:
+def best_epochs_view() -> dict[str, Any]:
     """A table: what was chosen, how good it is, and by which configuration; the lowest validation loss first."""
     columns = {
         "attributes.`Run Name`": 220,
@@ -99,7 +99,7 @@ def best_epochs() -> dict[str, Any]:
     }
 
 
-def learning_curves() -> dict[str, Any]:
+def learning_curves_view() -> dict[str, Any]:
     """Charts across runs: both axes, the groups with curves open, those of single numbers closed."""
     groups = {
         "val": ("val/loss", "val/accuracy"),
@@ -113,7 +113,7 @@ def learning_curves() -> dict[str, Any]:
             "uuid": f"bestepoch-{name}",
             "metricSectionId": f"bestepoch-{group}",
             "metricKey": name,
-            "displayName": _axis(name),
+            "displayName": _chart_title(name),
             "runsCountToCompare": 10,
             "deleted": False,
             "isGenerated": True,
@@ -152,6 +152,6 @@ def learning_curves() -> dict[str, Any]:
     }
 
 
-def _axis(name: str) -> str:
+def _chart_title(name: str) -> str:
     by = "epoch" if name in ("val/loss", "val/accuracy", "train/epoch_loss") else "iteration"
     return f"{name} by {by}"
