@@ -1,11 +1,11 @@
-"""Say which digit is on a picture."""
+"""Say which digit is on a picture: ``python -m bestepoch.predict image.png [more ...] [model=...] [--explain]``."""
 
 from __future__ import annotations
 
 import sys
 
 from bestepoch.cli.launch import run_cli
-from bestepoch.prediction.predict import main
+from bestepoch.prediction.predict import predict_pictures
 
 if __name__ == "__main__":
-    run_cli(main, sys.argv[1:])
+    run_cli(predict_pictures, sys.argv[1:])

@@ -1,9 +1,9 @@
-"""Test the winner of a sweep and write it as a preset."""
+"""Test the winner of a sweep and write it as a preset: ``sweep=runs/sweeps/<name>``."""
 
 from __future__ import annotations
 
 from bestepoch.cli.launch import launch
-from bestepoch.sweeps.preset import main
+from bestepoch.sweeps.preset import promote
 
 if __name__ == "__main__":
-    launch(main)
+    launch(promote)

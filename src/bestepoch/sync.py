@@ -1,9 +1,9 @@
-"""Deliver what a tracker has missed of a run."""
+"""Deliver to MLflow and TensorBoard what they have missed of a run: ``run=runs/<name>``."""
 
 from __future__ import annotations
 
 from bestepoch.cli.launch import launch
-from bestepoch.tracking.sync import main
+from bestepoch.tracking.sync import sync_run
 
 if __name__ == "__main__":
-    launch(main)
+    launch(sync_run)

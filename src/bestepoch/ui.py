@@ -1,11 +1,48 @@
-"""Serve the MLflow UI and TensorBoard on this machine."""
+"""Serve the MLflow UI on the project's store, and TensorBoard, on this machine alone: ``make ui [PORT=5001]``."""
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
+import urllib.parse
 
+from bestepoch.base.config.compose import read_default
+from bestepoch.base.errors import UsageError
+from bestepoch.base.paths import main_checkout
 from bestepoch.cli.launch import run_cli
-from bestepoch.cli.servers import main
+from bestepoch.cli.servers import pick_ports, run_server, wait_until_up
+from bestepoch.tracking.mlflow.store import ensure_experiment, make_client, store_uri
+from bestepoch.tracking.mlflow.views import BEST_EPOCHS, LEARNING_CURVES, view_link
+
+# TensorBoard smooths curves by default, which moves the lowest loss of a short run to another epoch.
+CURVES = f"?smoothing=0&tagFilter={urllib.parse.quote('^(val|train|lr)')}#timeseries"
+
+
+def main(arguments: list[str]) -> None:
+    """Start both servers, print where to look, and end them with Ctrl-C."""
+    uri = store_uri()
+    port, board_port = pick_ports(arguments)
+    experiment_id = ensure_experiment(make_client(uri), uri, str(read_default("tracking.experiment")))
+    views = {"best epochs": (BEST_EPOCHS, ""), "learning curves": (LEARNING_CURVES, "CHART")}
+    base_url = uri.rstrip("/") if uri.startswith("http") else f"http://127.0.0.1:{port}"
+    links = [f"{name:<16} {base_url}/{view_link(experiment_id, *view)}" for name, view in views.items()]
+    if uri.startswith("http"):
+        raise UsageError("MLFLOW_TRACKING_URI is a server with its own UI. Open\n" + "\n".join(links))
+    links += [f"{'TensorBoard':<16} http://127.0.0.1:{board_port}/{CURVES}", f"{'store':<16} {uri}", "Ctrl-C ends it."]
+    host = ["--host", "127.0.0.1", "--port"]
+    with (
+        run_server("mlflow", "server", "--backend-store-uri", uri, "--workers", "1", *host, port) as mlflow,
+        run_server("tensorboard.main", "--logdir", str(main_checkout() / "runs"), *host, board_port) as board,
+        contextlib.suppress(KeyboardInterrupt),
+    ):
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        print("Starting: some seconds", flush=True)
+        wait_until_up(f"http://127.0.0.1:{port}/health", mlflow)
+        wait_until_up(f"http://127.0.0.1:{board_port}", board)
+        print("\n".join(links), flush=True)
+        mlflow.wait()
+
 
 if __name__ == "__main__":
     run_cli(main, sys.argv[1:])

@@ -1,4 +1,4 @@
-"""The error that is meant for people, and what libraries' errors say."""
+"""Define the error for mistakes of the user, and format the errors of libraries."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import re
 
 
 class UsageError(Exception):
-    """Something the person at the keyboard can put right; shown without a traceback."""
+    """A problem that the user can solve; shown without a traceback."""
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says, without the page that some add to it, and without a password in an address."""
+    """Return the first line of an error's message, without credentials, or the error's type if it has no message."""
     return redact_credentials((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
 def is_unique_violation(error: BaseException) -> bool:
-    """Whether a store refuses a row only because another process has added it just before.
+    """Return whether a tracking store refused a row because another process has just added the same row.
 
-    MLflow looks whether it has one, then adds it. SQLite and PostgreSQL say unique, MySQL duplicate; a server says
-    what its database did.
+    MLflow checks for a row before inserting one, so that two processes can collide. The message of SQLite and
+    PostgreSQL contains "unique", that of MySQL "duplicate"; an MLflow server forwards its database's message.
     """
     text = str(error).lower()
     return "unique" in text or "duplicate" in text
 
 
 def redact_credentials(text: str) -> str:
-    """Addresses without the name and the password of a user, for what is shown or written down.
+    """Remove user names and passwords from the URLs in ``text``.
 
-    To the last @ of the word: in a password that should have been escaped there may be others.
+    The pattern extends to the last @ of a word, because a password that is not escaped may contain further ones.
     """
     return re.sub(r"://[^/\s]\S*@", "://", text)

@@ -1,4 +1,4 @@
-"""The state of the code in git."""
+"""Describe the git commit of the code."""
 
 from __future__ import annotations
 
@@ -12,19 +12,17 @@ from bestepoch.base.paths import project_root
 
 
 def git_state() -> dict[str, Any]:
-    """The code's state in git.
+    """Return the state of the project's git repository.
 
     Returns:
-        ``commit``, None outside git or before the first commit; ``dirty``, whether tracked files have uncommitted
-        changes; ``url``, where the commit can be read if the remote is a server, else None.
+        ``commit``, the hash of HEAD, or None outside git and before the first commit; ``dirty``, whether tracked files
+        have uncommitted changes; ``url``, the web page of the commit (see `commit_url`), or None.
     """
 
-    def git(*arguments: str) -> str | None:
+    def git(*args: str) -> str | None:
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            done = subprocess.run(
-                ["git", "-C", str(project_root()), *arguments], capture_output=True, text=True, timeout=20, check=True
-            )
-            return done.stdout.strip()
+            command = ["git", "-C", str(project_root()), *args]
+            return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
         return None
 
     commit = git("rev-parse", "--verify", "HEAD")
@@ -33,10 +31,7 @@ def git_state() -> dict[str, Any]:
 
 
 def commit_url(remote: str, commit: str) -> str | None:
-    """Where a commit is shown by the server of a remote; None for a remote that is a folder or unknown.
-
-    A name or a password that stands in the remote's address is left out.
-    """
+    """Return the web page of a commit on the remote's server, without credentials, or None if there is no server."""
     if re.match(r"[\w.@-]+:[^/]", remote):  # git@host:owner/name
         remote = "ssh://" + remote.replace(":", "/", 1)
     parts = urlsplit(remote)
@@ -46,5 +41,5 @@ def commit_url(remote: str, commit: str) -> str | None:
     server = f"https://{host}"
     if parts.scheme.startswith("http"):
         server = f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}"
-    way = "-/commit" if "gitlab" in host else "commits" if "bitbucket" in host else "commit"
-    return f"{server}/{path}/{way}/{commit}"
+    route = "-/commit" if "gitlab" in host else "commits" if "bitbucket" in host else "commit"
+    return f"{server}/{path}/{route}/{commit}"

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 def read_idx(path: Path, ndim: int) -> Bytes:
-    """An IDX file of unsigned bytes, gzipped or not.
+    """Read an IDX file of unsigned bytes, gzipped or not.
 
     Returns:
-        images (n, height, width) for ``ndim`` 3, labels (n,) for ``ndim`` 1.
+        images ``(N, H, W)`` for ``ndim`` 3, labels ``(N,)`` for ``ndim`` 1; uint8.
 
     Raises:
-        UsageError: not an IDX file of bytes with that many dimensions, or cut short, or too long.
+        UsageError: the file is not an IDX file of bytes with ``ndim`` dimensions, or has the wrong length.
 
     Source: http://yann.lecun.com/exdb/mnist/, "the IDX file format".
     """
@@ -40,18 +40,18 @@ def read_idx(path: Path, ndim: int) -> Bytes:
         raise UsageError(
             f"{path.name} holds type 0x{raw[2]:02x} in {raw[3]} dimensions; needed: unsigned bytes (0x08) in {ndim}"
         )
-    head = 4 + 4 * ndim
-    shape = tuple(int.from_bytes(raw[i : i + 4], "big") for i in range(4, head, 4))
-    if len(raw) < head:
-        raise UsageError(f"{path.name} ends inside its head, after {len(raw)} of {head} bytes")
-    if len(raw) != head + math.prod(shape):
-        raise UsageError(f"{path.name} says {shape} but holds {len(raw) - head:,} bytes of data")
+    header_size = 4 + 4 * ndim
+    shape = tuple(int.from_bytes(raw[i : i + 4], "big") for i in range(4, header_size, 4))
+    if len(raw) < header_size:
+        raise UsageError(f"{path.name} ends inside its head, after {len(raw)} of {header_size} bytes")
+    if len(raw) != header_size + math.prod(shape):
+        raise UsageError(f"{path.name} says {shape} but holds {len(raw) - header_size:,} bytes of data")
     import numpy as np
 
-    return np.frombuffer(raw, np.uint8, offset=head).reshape(shape)
+    return np.frombuffer(raw, np.uint8, offset=header_size).reshape(shape)
 
 
 def encode_idx(array: Bytes) -> bytes:
-    """``array`` as a gzipped IDX file; the same bytes each time."""
-    head = bytes([0, 0, 0x08, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
-    return gzip.compress(head + array.tobytes(), mtime=0)
+    """Encode ``array`` as a gzipped IDX file. Equal arrays give equal bytes."""
+    header = bytes([0, 0, 0x08, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    return gzip.compress(header + array.tobytes(), mtime=0)

@@ -1,4 +1,4 @@
-"""Where the project and its main checkout are."""
+"""Locate the project and its main checkout."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def project_root() -> Path:
-    """The project that this command works on: the nearest folder upward that has a ``dvc.yaml``.
+    """Return the project folder: the nearest one upward from the working directory that has a ``dvc.yaml``.
 
-    Called from elsewhere, the checkout that this code belongs to.
+    Outside any project, return the checkout that contains this code.
 
     Raises:
-        UsageError: neither is there.
+        UsageError: neither folder exists.
     """
-    here = Path.cwd()
-    for folder in (here, *here.parents, PACKAGE.parents[1]):
+    cwd = Path.cwd()
+    for folder in (cwd, *cwd.parents, PACKAGE.parents[1]):
         if (folder / "dvc.yaml").is_file():
             return folder
-    raise UsageError(f"No dvc.yaml in {here} or in any folder above it. Type `cd` to the project, then try again.")
+    raise UsageError(f"No dvc.yaml in {cwd} or in any folder above it. Type `cd` to the project, then try again.")
 
 
 def main_checkout() -> Path:
-    """The real checkout, where ``runs/`` and the MLflow store live.
+    """Return the checkout that holds ``runs/`` and the MLflow store.
 
-    Differs from `root` inside the copies that ``dvc exp run --temp`` and ``--queue`` make below
-    ``.dvc/tmp/exps``: those are deleted when the experiment is done.
+    Differs from `project_root` inside the copies that ``dvc exp run --temp`` and ``--queue`` make in ``.dvc/tmp/exps``
+    and delete when the experiment ends.
     """
     folder = project_root()
     parts = folder.parts
@@ -40,7 +40,7 @@ def main_checkout() -> Path:
 
 
 def display_path(path: Path) -> str:
-    """``path`` as a person at the project's root would write it."""
+    """Return ``path`` relative to the project or its main checkout if it is inside, for messages."""
     for base in (project_root(), main_checkout()):
         with contextlib.suppress(ValueError):
             return path.resolve().relative_to(base.resolve()).as_posix()

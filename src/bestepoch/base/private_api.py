@@ -1,7 +1,7 @@
-"""What the project uses of Hydra and MLflow beyond their public API: the one place to look when either is updated.
+"""Wrap the private API of Hydra and MLflow that the project uses. Check this module when either is updated.
 
-Each function says which version it was checked against, and why the public API does not do. The imports are inside
-the functions: a wrong override is answered without MLflow.
+Each docstring states the version it was checked against and why the public API is not enough. Imports are inside the
+functions, so that a wrong override is reported without importing MLflow.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 MLFLOW_DATABASE_LOGGER = "mlflow.store.db.utils"
 """The logger that writes a traceback for each error of a SQLite store. Checked against MLflow 3.17.2.
 
-MLflow documents one level for all of its loggers, and other warnings are to be seen.
+The documented log level applies to all of MLflow's loggers, and their other warnings must stay visible.
 """
 
 
 def hydra_arguments() -> argparse.Namespace:
-    """The command line of this process, read as Hydra will read it.
+    """Parse the command line of this process as Hydra does.
 
-    Checked against Hydra 1.3.8. `hydra.main` reads the command line by itself and gives nothing of it away before the
-    job starts, but overrides are to be checked before that.
+    Checked against Hydra 1.3.8. `hydra.main` parses the command line itself and exposes the result only to the job,
+    but overrides must be validated before the job starts.
     """
     from hydra._internal.utils import get_args_parser
 
@@ -30,9 +30,9 @@ def hydra_arguments() -> argparse.Namespace:
 
 
 def is_basic_sweeper(target: str) -> bool:
-    """Whether ``hydra.sweeper._target_`` is the sweeper that Hydra takes where no other is chosen.
+    """Return whether ``hydra.sweeper._target_`` is Hydra's default sweeper.
 
-    Checked against Hydra 1.3.8, whose default configuration names the class by its private path.
+    Checked against Hydra 1.3.8. The default configuration names the class by its private path.
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
@@ -40,29 +40,29 @@ def is_basic_sweeper(target: str) -> bool:
 
 
 def basic_sweeper_jobs(overrides: list[Any]) -> list[list[str]]:
-    """The overrides of each job that the basic sweeper makes of parsed ``overrides``, in its order.
+    """Return the overrides of each job that the basic sweeper creates from parsed ``overrides``, in job order.
 
-    Checked against Hydra 1.3.8. The public API has no way to ask for the jobs of a sweep without starting them.
+    Checked against Hydra 1.3.8. The public API cannot list the jobs of a sweep without starting them.
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-    (jobs,) = BasicSweeper.split_arguments(overrides, None)  # None: all of them in one batch
+    (jobs,) = BasicSweeper.split_arguments(overrides, None)  # None: all jobs in one batch
     return jobs
 
 
 def import_mlflow_database_store() -> None:
-    """Import MLflow's store for databases, which MLflow imports when a client is first made.
+    """Import MLflow's database store in advance; MLflow imports the store when it creates the first client.
 
-    Checked against MLflow 3.17.2. The public way to have it imported is to open a store; this opens none.
+    Checked against MLflow 3.17.2. The public API imports the module only by opening a store.
     """
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
 
 def start_system_metrics(run_id: str, uri: str) -> Any:
-    """Start MLflow's thread that measures this machine for a run; returns what `end_system_metrics` takes.
+    """Start MLflow's thread that logs system metrics to a run, and return its monitor.
 
-    Checked against MLflow 3.17.2. The public switch, `mlflow.enable_system_metrics_logging`, acts on runs of
-    `mlflow.start_run` alone, which belong to a process; the project's runs are made by a client.
+    Checked against MLflow 3.17.2. The public `mlflow.enable_system_metrics_logging` applies only to runs of
+    `mlflow.start_run`, and the project creates its runs with a client.
     """
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
@@ -72,9 +72,9 @@ def start_system_metrics(run_id: str, uri: str) -> Any:
 
 
 def end_system_metrics(monitor: Any) -> None:
-    """End the thread, and send what it has measured since it last sent something.
+    """Stop the monitor's thread and log the measurements that are still pending.
 
-    Checked against MLflow 3.17.2, whose `finish` throws that away: of a short run it is everything.
+    Checked against MLflow 3.17.2. `finish` discards pending measurements, which are all those of a short run.
     """
     monitor.finish()
     monitor.collect_metrics()
@@ -83,10 +83,10 @@ def end_system_metrics(monitor: Any) -> None:
 
 
 def mlflow_versions_tag() -> str:
-    """The tag of a logged model by which the UI names the registered version in the run's row.
+    """Return the tag of a logged model from which the UI shows the registered version in the run's row.
 
-    Checked against MLflow 3.17.2. `mlflow.register_model` writes it; `MlflowClient.create_model_version`, which takes
-    tags and a description, does not.
+    Checked against MLflow 3.17.2. `mlflow.register_model` writes the tag but takes no description;
+    `MlflowClient.create_model_version` takes tags and a description but does not write the tag.
     """
     from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 

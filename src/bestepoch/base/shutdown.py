@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a wish that training meets at its next iteration."""
+"""Turn SIGTERM and Ctrl-C into a flag that training checks after each iteration."""
 
 from __future__ import annotations
 
@@ -21,26 +21,25 @@ log = logging.getLogger("bestepoch")
 
 
 class Interrupted(Exception):
-    """A signal asked to stop, and the state is saved."""
+    """Training was stopped by the signal ``number``, and its state is saved."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.number = signum
 
 
 def stop_when_dvc_exits() -> None:
-    """Started by DVC, ask this process to stop when DVC is gone; killed, DVC leaves it running.
+    """Send SIGTERM to this process when the DVC that started it exits. A killed DVC leaves its stages running.
 
-    DVC may be gone already. Then no process above this one is DVC, and it stops at once: a shell between the two, or
-    whoever takes in orphans, is no reason to go on. Nor is a program that runs DVC as a library: it has no name by
-    which to tell it from those.
+    Stop at once if no ancestor of this process is DVC: DVC has exited already. A program that runs DVC as a library is
+    not recognised as DVC.
     """
     if "DVC_STAGE" in os.environ:
-        _stop_after(next(filter(is_dvc, _above()), None), "dvc is gone; stopping as well")
+        _stop_after(next(filter(is_dvc, _ancestors()), None), "dvc is gone; stopping as well")
 
 
-def _above() -> Iterator[psutil.Process]:
-    """The parent of this process, that one's parent and so on, as far as they are there."""
+def _ancestors() -> Iterator[psutil.Process]:
+    """Yield the running ancestors of this process, its parent first."""
     import psutil
 
     process = psutil.Process()
@@ -50,27 +49,27 @@ def _above() -> Iterator[psutil.Process]:
 
 
 def is_dvc(process: psutil.Process) -> bool:
-    """Whether it is DVC: ``dvc``, ``python .../dvc`` or ``python -m dvc``, which a queue's workers are as well."""
+    """Return whether a process is DVC: ``dvc``, ``python .../dvc`` or ``python -m dvc`` (DVC's queue workers)."""
     import psutil
 
-    words: list[str] = []
+    command: list[str] = []
     with contextlib.suppress(psutil.Error):
         if _stem(process.name()) == "dvc":
             return True
-        words = process.cmdline()
-    program, *rest = [*words, ""]
+        command = process.cmdline()
+    program, *args = [*command, ""]
     if not _stem(program).startswith(("python", "pypy")):
         return _stem(program) == "dvc"
-    options = iter(rest)
-    for word in options:
-        if word == "-m":
-            return next(options, "").partition(".")[0] == "dvc"
-        if word in ("-W", "-X"):
-            next(options, "")
-        elif word == "-c":
+    remaining = iter(args)
+    for arg in remaining:
+        if arg == "-m":
+            return next(remaining, "").partition(".")[0] == "dvc"
+        if arg in ("-W", "-X"):
+            next(remaining, "")
+        elif arg == "-c":
             return False
-        elif not word.startswith("-"):
-            return _stem(word) == "dvc"
+        elif not arg.startswith("-"):
+            return _stem(arg) == "dvc"
     return False
 
 
@@ -79,20 +78,20 @@ def _stem(path: str) -> str:
 
 
 @functools.cache
-def stop_when_exits(number: int) -> None:
-    """Ask this process to stop when the process of that number, which is there now, is gone."""
+def stop_when_exits(pid: int) -> None:
+    """Send SIGTERM to this process when the process ``pid`` exits. Does nothing if there is no such process now."""
     import psutil
 
     with contextlib.suppress(psutil.NoSuchProcess):
-        _stop_after(psutil.Process(number), "the process that began the sweep is gone; stopping as well")
+        _stop_after(psutil.Process(pid), "the process that began the sweep is gone; stopping as well")
 
 
-def is_alive(number: int) -> bool:
-    """Whether there is a process of that number on this machine."""
+def is_alive(pid: int) -> bool:
+    """Return whether the process ``pid`` runs on this machine."""
     import psutil
 
     with contextlib.suppress(psutil.NoSuchProcess):
-        return _is_running(psutil.Process(number))
+        return _is_running(psutil.Process(pid))
     return False
 
 
@@ -104,11 +103,11 @@ def _is_running(process: psutil.Process) -> bool:
     return False
 
 
-def _stop_after(other: psutil.Process | None, told: str) -> None:
+def _stop_after(process: psutil.Process | None, message: str) -> None:
     def watch() -> None:
-        while other is not None and _is_running(other):
+        while process is not None and _is_running(process):
             time.sleep(0.5)
-        log.warning("%s", told)
+        log.warning("%s", message)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="watch", daemon=True).start()
@@ -116,37 +115,39 @@ def _stop_after(other: psutil.Process | None, told: str) -> None:
 
 @contextlib.contextmanager
 def catch_stop_signals() -> Iterator[list[int]]:
-    """While inside, SIGTERM and Ctrl-C only leave their number in the list that this yields.
+    """Context manager that yields a list and appends to it the number of the first SIGTERM or SIGINT (Ctrl-C).
 
-    In a job of submitit it is the signal by which a cluster takes the machine back, while SIGTERM is submitit's.
+    A second signal raises KeyboardInterrupt. In a submitit job, the cluster's preemption signal takes the place of
+    SIGTERM, which submitit handles. Outside the main thread the list stays empty.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield received  # only the main thread may be told
+        yield received  # Python allows signal handlers only in the main thread
         return
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def record(signum: int, frame: FrameType | None) -> None:
         if received:
-            signal.default_int_handler(number, frame)  # asked twice: at once
-        received.append(number)
+            signal.default_int_handler(signum, frame)
+        received.append(signum)
 
-    old = {number: signal.signal(number, note) for number in (_preemption_signal() or signal.SIGTERM, signal.SIGINT)}
+    signals = (_preemption_signal() or signal.SIGTERM, signal.SIGINT)
+    old_handlers = {signum: signal.signal(signum, record) for signum in signals}
     try:
         yield received
     finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+        for signum, handler in old_handlers.items():
+            signal.signal(signum, handler)
 
 
 def _preemption_signal() -> signal.Signals | None:
-    """The signal for which submitit has a handler, which queues the job again."""
+    """Return the signal whose submitit handler requeues the job, or None outside submitit."""
     if "SUBMITIT_EXECUTOR" not in os.environ:
         return None
     return signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"]
 
 
-def exit_by_signal(number: int) -> NoReturn:
-    """End this process for a signal that was noted, now that all is saved: by submitit's handler where that is it."""
-    if number == _preemption_signal():
-        signal.raise_signal(number)
-    raise SystemExit(128 + number)
+def exit_by_signal(signum: int) -> NoReturn:
+    """Exit with code 128 + ``signum``; for submitit's preemption signal, call submitit's handler first."""
+    if signum == _preemption_signal():
+        signal.raise_signal(signum)
+    raise SystemExit(128 + signum)

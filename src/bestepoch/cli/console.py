@@ -1,4 +1,4 @@
-"""What a person sees while it runs: a progress bar on a terminal, plain lines elsewhere."""
+"""Terminal output: progress bars on an interactive terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -7,27 +7,25 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bestepoch.runs.tables import Row
-
 log = logging.getLogger("bestepoch")
 
 
 def is_interactive() -> bool:
-    """Whether a person looks on: what moves and has colours is for a terminal, and not for a log of CI's."""
+    """Return whether stderr is an interactive terminal, which gets colours and progress bars; a CI log does not."""
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
 
 
 def make_console(wrap: bool = False) -> Console:
-    """Standard error: standard output stays free for what a script may want to read.
+    """Return a rich console on stderr; stdout is left to output that scripts read.
 
     Args:
-        wrap: by rich, at the terminal's width; else long lines are the terminal's to wrap, and whole when copied.
+        wrap: Let rich wrap long lines. By default the terminal wraps them, so that copied lines are whole.
     """
     from rich.console import Console
 
@@ -36,7 +34,7 @@ def make_console(wrap: bool = False) -> Console:
 
 @contextlib.contextmanager
 def download_progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar for one file; yields a function that takes the bytes that have come."""
+    """Show a progress bar for a file of `total` bytes; yields a function that takes the number of new bytes."""
     if not is_interactive():
         yield lambda _count: None
         return
@@ -49,60 +47,58 @@ def download_progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def highlight_label(line: str) -> str:
-    """A line with its label in bold, where it has one and a person looks on; long ones are the terminal's to wrap."""
-    found = re.match(r"[a-z]+(?= {2,})|WARNING(?=  )|warning(?=: )|[a-z]+ [a-z]+(?=  )", line)
-    if found is None or not is_interactive() or os.environ.get("NO_COLOR"):
+    """Return a log line with its label in bold colour on an interactive terminal."""
+    label = re.match(r"[a-z]+(?= {2,})|WARNING(?=  )|warning(?=: )|[a-z]+ [a-z]+(?=  )", line)
+    if label is None or not is_interactive() or os.environ.get("NO_COLOR"):
         return line
-    colour = "33" if found[0].lower() == "warning" else "36"
-    return f"\x1b[1;{colour}m{found[0]}\x1b[0m{line[found.end() :]}"
+    colour = "33" if label[0].lower() == "warning" else "36"
+    return f"\x1b[1;{colour}m{label[0]}\x1b[0m{line[label.end() :]}"
 
 
 class TrainingProgress:
-    """The progress of one run: a bar with loss, rate and time left on a terminal, one line an epoch otherwise."""
+    """Progress of one run: a bar on an interactive terminal, and one line per epoch.
+
+    Args:
+        iterations: Number of iterations of the whole run.
+        done: Number of iterations already completed, when a run resumes.
+        shown: False on ranks > 0, which print nothing.
+    """
 
     def __init__(self, iterations: int, done: int, shown: bool = True) -> None:
         self.progress: Any = None
         self.shown = shown
-        # a job of a sweep has no bar of its own
+        # The jobs of a sweep log only warnings: the sweep shows their status lines.
         if not (shown and is_interactive() and log.isEnabledFor(logging.INFO)):
             return
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            ProgressColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+        from rich import progress
 
-        screen = make_console(wrap=True)
-        # least important first: what a narrow terminal does without
-        columns: dict[str, ProgressColumn] = {
-            "epoch": TextColumn("epoch {task.fields[epoch]}"),
-            "bar": BarColumn(bar_width=20),
-            "count": MofNCompleteColumn(),
-            "loss": TextColumn("loss {task.fields[loss]}"),
-            "lr": TextColumn("lr {task.fields[lr]}"),
-            "val": TextColumn("{task.fields[val]}"),
-            "left": TimeRemainingColumn(compact=True),
+        console = make_console(wrap=True)
+        columns: dict[str, progress.ProgressColumn] = {
+            "epoch": progress.TextColumn("epoch {task.fields[epoch]}"),
+            "bar": progress.BarColumn(bar_width=20),
+            "count": progress.MofNCompleteColumn(),
+            "loss": progress.TextColumn("loss {task.fields[loss]}"),
+            "lr": progress.TextColumn("lr {task.fields[lr]}"),
+            "val": progress.TextColumn("{task.fields[val]}"),
+            "left": progress.TimeRemainingColumn(compact=True),
         }
+        # Minimum terminal widths; a narrow terminal drops the least important columns first.
         for name, width in (("lr", 100), ("bar", 85), ("val", 65), ("count", 45)):
-            if screen.width < width:
+            if console.width < width:
                 del columns[name]
-        self.progress = Progress(*columns.values(), console=screen, transient=True, refresh_per_second=4)
-        self.task = self.progress.add_task(
-            "", total=iterations, completed=done, epoch="-", loss="-", lr="-", val="val -"
-        )
+        self.progress = progress.Progress(*columns.values(), console=console, transient=True, refresh_per_second=4)
+        fields = {"epoch": "-", "loss": "-", "lr": "-", "val": "val -"}
+        self.task = self.progress.add_task("", total=iterations, completed=done, **fields)
         self.progress.start()
 
     def show_iteration(self, iteration: int, epoch: int, loss: Any, lr: float) -> None:
-        """Move the bar; cheap where there is none. A loss that is still on a GPU is not waited for."""
+        """Update the bar. A loss that is still a GPU tensor shows as "-", which avoids a synchronisation."""
         if self.progress is not None:
-            shown = f"{loss:.4f}" if isinstance(loss, float) else "-"
-            self.progress.update(self.task, completed=iteration, epoch=epoch, loss=shown, lr=f"{lr:.2e}")
+            text = f"{loss:.4f}" if isinstance(loss, float) else "-"
+            self.progress.update(self.task, completed=iteration, epoch=epoch, loss=text, lr=f"{lr:.2e}")
 
-    def show_epoch(self, row: Row, epochs: int) -> None:
-        """The epoch's line, for people and for logs."""
+    def show_epoch(self, row: Mapping[str, float], epochs: int) -> None:
+        """Print one line with the metrics of an epoch, a row of epochs.csv."""
         if self.progress is not None:
             self.progress.update(self.task, val=f"val {row['val/loss']:.4f} {row['val/accuracy']:.2%}")
         self.line(
@@ -112,20 +108,20 @@ class TrainingProgress:
         )
 
     def line(self, text: str) -> None:
-        """One line above the bar."""
+        """Print a line above the bar, or log the line if there is no bar."""
         if self.progress is not None:
             self.progress.console.print(text, soft_wrap=True, markup=False)
         elif self.shown:
             log.info("%s", text)
 
     def close(self) -> None:
-        """Take the bar away; what was printed stays."""
+        """Remove the bar; printed lines stay."""
         if self.progress is not None:
             self.progress.stop()
 
 
 class StatusLines:
-    """Some lines that change in place at the bottom of a terminal; elsewhere only what is said for good."""
+    """Status lines that change in place at the bottom of a terminal; without a terminal only `line` prints."""
 
     def __enter__(self) -> Self:
         self.live: Any = None
@@ -137,14 +133,14 @@ class StatusLines:
         return self
 
     def show(self, lines: list[str]) -> None:
-        """In place of what was shown before."""
+        """Replace the status lines."""
         if self.live is not None:
             from rich.text import Text
 
             self.live.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"))
 
     def line(self, text: str) -> None:
-        """For good, above what changes."""
+        """Print a permanent line above the status lines."""
         if self.live is not None:
             self.live.console.print(text)
         else:

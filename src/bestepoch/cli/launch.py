@@ -1,86 +1,109 @@
-"""The command line that the four stages share: a Hydra application whose mistakes are answered in plain words."""
+"""Run a command: a Hydra application whose errors are one readable message and exit code 2."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from bestepoch.base import files, paths, private_api
 from bestepoch.base.config import compose
 from bestepoch.base.config.schema import Config
 from bestepoch.base.errors import UsageError
+from bestepoch.base.rank import read_world_size, wait_for_rank0_error
 from bestepoch.cli.process import configure_process
-from bestepoch.training.distributed import DistributedContext
 
 if TYPE_CHECKING:
+    from argparse import Namespace
+
     from omegaconf import DictConfig
 
-    from bestepoch.sweeps.sweep import Sweep
-
-SweepTask = Callable[[Config, "Sweep"], "float | None"]
 USAGE_EXIT = 2
 
 
-def launch(task: Callable[[Config], float | None], sweep_task: SweepTask | None = None) -> None:
-    """Run ``task`` with the settings that ``conf/``, ``params.yaml`` and the command line make.
+class Multirun(Protocol):
+    """What `launch` needs to know of a multirun. Launchers pickle the object for the processes of the jobs."""
 
-    Hydra's own options (``--help``, ``--cfg job``, ``--multirun`` ...) work as in any Hydra application. A sweep
-    (``-m``) is accepted only by a stage that has a ``sweep_task``, which is given the sweep as well.
+    added_overrides: Sequence[str]
+    """Overrides that Hydra gets besides those of the command line."""
+
+    def enter(self) -> None:
+        """Prepare the process of a job; called before its configuration is read."""
+
+    def run_job(self, config: Config) -> float:
+        """Run one job and return the value that a sweeper optimises."""
+
+    def session(self) -> contextlib.AbstractContextManager[None]:
+        """Return the context in which the process that started the multirun runs all jobs."""
+
+
+MultirunFactory = Callable[[list[str], Config], Multirun]
+
+
+def launch(task: Callable[[Config], float | None], multirun: MultirunFactory | None = None) -> None:
+    """Compose the configuration of ``conf/``, ``params.yaml`` and the command line, and run ``task`` with it.
+
+    Hydra's own options (``--help``, ``--cfg job``, ``--multirun`` ...) work as in any Hydra application.
+
+    Args:
+        task: the command.
+        multirun: makes the multirun of a command line with ``-m`` from its overrides and the configuration of its
+            first job. None refuses ``-m``.
     """
     configure_process()
     import hydra
     from hydra.errors import CompactHydraException
 
     arguments = private_api.hydra_arguments()
-    context = DistributedContext.from_env()
-    sweep: Sweep | None = None
+    jobs: Multirun | None = None
 
-    def job(cfg: object) -> float | None:
-        configure_process()  # for the process of a launcher it is the first time
-        if sweep is not None:
-            sweep.chdir_to_project()
+    def run(cfg: DictConfig) -> float | None:
+        configure_process()  # the processes of a launcher start here
+        if jobs is not None:
+            jobs.enter()
         try:
             with _explain_disk_errors():
-                config = compose.validate(cfg)  # type: ignore[arg-type]
-                return task(config) if sweep is None or sweep_task is None else sweep_task(config, sweep)
+                config = compose.validate(cfg)
+                return task(config) if jobs is None else jobs.run_job(config)
         except UsageError as error:
-            if sweep is None:
+            if jobs is None:
                 return exit_with_error(error)
-            raise CompactHydraException(str(error)) from None  # of these Hydra shows the message alone
+            raise CompactHydraException(str(error)) from None  # Hydra shows its message without a traceback
 
-    watched: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    session: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     try:
         with _explain_disk_errors():
-            folder = paths.project_root() / "conf"
+            conf = str(paths.project_root() / "conf")
             if not (arguments.hydra_help or arguments.shell_completion):
-                if arguments.multirun and (arguments.help or arguments.cfg or arguments.info):
-                    raise UsageError("--help, --cfg and --info show one job: leave -m out.")
-                if arguments.multirun and sweep_task is None:
-                    raise UsageError("This stage takes no sweep: -m belongs to `python -m bestepoch.train`.")
-                if context.size > 1 and (arguments.multirun or sweep_task is None):
-                    what = "A sweep (-m)" if arguments.multirun else "This stage"
-                    raise UsageError(f"{what} takes one process: type `python` in place of `torchrun` and its options.")
-                given, first = compose.compose_job(arguments.overrides, arguments.multirun)
+                _refuse_options(arguments, multirun is not None)
+                overrides, first = compose.compose_job(arguments.overrides, arguments.multirun)
                 if arguments.cfg == "job" and arguments.package is None and not arguments.help:
-                    return print_config(
-                        first, arguments.resolve
-                    )  # which Hydra would compose once more, a third of the wait
-                by_new_names = dict(zip(arguments.overrides, given, strict=False))
-                sys.argv = [by_new_names.get(word, word) for word in sys.argv] + given[len(arguments.overrides) :]
-                if arguments.multirun:
-                    from bestepoch.sweeps.sweep import Sweep
-
-                    sweep, more = Sweep.from_overrides(given, compose.validate(first))
-                    sys.argv += [*more, f"hydra.sweep.dir='{sweep.folder}'"]
-                    watched = sweep.session()
-                    os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra shows a page of traceback in place of raising it
-        with _explain_disk_errors(), watched:
-            hydra.main(version_base="1.3", config_path=str(folder), config_name="config")(job)()
+                    # Hydra would compose once more, which is a third of the wait
+                    return print_config(first, arguments.resolve)
+                renamed = dict(zip(arguments.overrides, overrides, strict=False))
+                sys.argv = [renamed.get(word, word) for word in sys.argv] + overrides[len(arguments.overrides) :]
+                if arguments.multirun and multirun is not None:
+                    jobs = multirun(overrides, compose.validate(first))
+                    sys.argv += jobs.added_overrides
+                    session = jobs.session()
+                    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints a page of traceback and exits
+        with _explain_disk_errors(), session:
+            hydra.main(version_base="1.3", config_path=conf, config_name="config")(run)()
     except UsageError as error:
         exit_with_error(error)
+
+
+def _refuse_options(arguments: Namespace, takes_multirun: bool) -> None:
+    """Raise UsageError for options that do not go together or do not suit the command."""
+    if arguments.multirun and (arguments.help or arguments.cfg or arguments.info):
+        raise UsageError("--help, --cfg and --info show one job: leave -m out.")
+    if arguments.multirun and not takes_multirun:
+        raise UsageError("This stage takes no sweep: -m belongs to `python -m bestepoch.train`.")
+    if read_world_size() > 1 and (arguments.multirun or not takes_multirun):
+        what = "A sweep (-m)" if arguments.multirun else "This stage"
+        raise UsageError(f"{what} takes one process: type `python` in place of `torchrun` and its options.")
 
 
 def print_config(cfg: DictConfig, resolve: bool) -> None:
@@ -93,7 +116,7 @@ def print_config(cfg: DictConfig, resolve: bool) -> None:
 
 
 def run_cli(task: Callable[[list[str]], None], arguments: list[str]) -> None:
-    """Run a command that takes no settings; mistakes are answered as in `launch`."""
+    """Run a command that has no Hydra configuration; errors are reported as by `launch`."""
     configure_process()
     try:
         with _explain_disk_errors():
@@ -107,14 +130,14 @@ def _explain_disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        told = files.explain_disk_error(error)
-        if told is None:
+        explained = files.explain_disk_error(error)
+        if explained is None:
             raise
-        raise told from error
+        raise explained from error
 
 
 def exit_with_error(error: UsageError) -> NoReturn:
-    """Say what is wrong and leave, without a traceback."""
-    DistributedContext.from_env().wait_for_rank0_error()
+    """Print the message without a traceback and exit with code 2."""
+    wait_for_rank0_error()
     sys.stderr.write(f"bestepoch: {error}\n")
     raise SystemExit(USAGE_EXIT) from None

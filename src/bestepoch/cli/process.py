@@ -1,4 +1,4 @@
-"""Set up a process of the project: garbage collection and messages."""
+"""Configure garbage collection and logging of a process."""
 
 from __future__ import annotations
 
@@ -7,21 +7,17 @@ import functools
 import gc
 import logging
 import sys
-from typing import TYPE_CHECKING
 
+from bestepoch.base.rank import read_rank
 from bestepoch.cli.console import highlight_label
-from bestepoch.training.distributed import DistributedContext
 
-if TYPE_CHECKING:
-    pass
-# New objects until Python looks for garbage. Imports make some hundred thousand that stay; looking them through as
-# often as Python does by itself (700, on 3.11) takes a tenth of a short stage. Not to look at all would cost an
-# evaluation 30 MB.
+# Allocations between garbage collections. Imports create some hundred thousand permanent objects; scanning them at
+# Python's default (700 on 3.11) takes a tenth of a short stage. Disabling collection costs an evaluation 30 MB.
 GC_THRESHOLD = 50_000
 
 
 class _CurrentStderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to what ``sys.stderr`` is at the time, which a progress bar exchanges for its own."""
+    """Write to the current ``sys.stderr``, which a progress bar replaces while it is shown."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -33,17 +29,17 @@ class _CurrentStderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
 
 @functools.cache
 def configure_process() -> None:
-    """What each process of the project begins with, once: in one process a sweep has many jobs."""
+    """Configure the process once, even if it runs many jobs of a sweep."""
     gc.set_threshold(GC_THRESHOLD)
-    # At its end Python looks through all objects twice more, half a second with PyTorch's; frozen ones it passes over.
+    # Python collects twice more at exit, half a second with PyTorch loaded; frozen objects are skipped.
     atexit.register(gc.freeze)
     _log_to_terminal()
 
 
 def _log_to_terminal() -> None:
-    """Show the package's messages, plain; other packages' loggers keep their own settings."""
+    """Print the package's log messages on rank 0; the loggers of other packages are left unchanged."""
     logger = logging.getLogger("bestepoch")
     if not logger.handlers:
         logger.addHandler(_CurrentStderrHandler())
-        logger.setLevel(logging.INFO if DistributedContext.from_env().is_main else logging.CRITICAL)
+        logger.setLevel(logging.INFO if read_rank() == 0 else logging.CRITICAL)
         logger.propagate = False

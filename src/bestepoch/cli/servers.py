@@ -1,4 +1,4 @@
-"""The MLflow UI on the project's own store, and TensorBoard beside it, for this machine alone."""
+"""Start servers on the loopback interface, and wait until they answer."""
 
 from __future__ import annotations
 
@@ -10,76 +10,39 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 
-from bestepoch.base import paths
-from bestepoch.base.config import compose
 from bestepoch.base.errors import UsageError
-from bestepoch.tracking.mlflow import store
-from bestepoch.tracking.mlflow.views import BEST_EPOCHS, LEARNING_CURVES, view_link
 
 DEFAULT_PORTS = {"PORT": 5000, "TENSORBOARD_PORT": 6006}
-START_TIMEOUT_S = 120  # seconds that a server may take to start
-# The curves before single numbers, and as they are: TensorBoard smooths by itself, and of a few epochs it then shows
-# another lowest loss, at another epoch.
-CURVES = f"?smoothing=0&tagFilter={urllib.parse.quote('^(val|train|lr)')}#timeseries"
+START_TIMEOUT_S = 120
 
 
-def main(arguments: list[str]) -> None:
-    """``python -m bestepoch.ui [PORT=5001] [TENSORBOARD_PORT=6007]``: start both, say where to look, end with Ctrl-C.
+def pick_ports(arguments: list[str]) -> list[str]:
+    """Return the requested port of each server, or by default the first free one from its usual port on.
 
     Raises:
-        UsageError: a port is none or in use, or the store is a server that has a UI of its own.
+        UsageError: a port is invalid, in use or given twice.
     """
-    uri = store.store_uri()
-    port, beside = _ports(arguments)
-    number = store.ensure_experiment(store.make_client(uri), uri, str(compose.read_default("tracking.experiment")))
-    views = {
-        "best epochs": view_link(number, BEST_EPOCHS),
-        "learning curves": view_link(number, LEARNING_CURVES, "CHART"),
-    }
-    if uri.startswith("http"):
-        there = "".join(f"\n{name:<16} {uri.rstrip('/')}/{view}" for name, view in views.items())
-        raise UsageError(f"MLFLOW_TRACKING_URI is a server with its own UI. Open{there}")
-    here = ["--host", "127.0.0.1", "--port"]
-    with (
-        _server("mlflow", "server", "--backend-store-uri", uri, "--workers", "1", *here, port) as mlflow,
-        _server("tensorboard.main", "--logdir", str(paths.main_checkout() / "runs"), *here, beside) as board,
-        contextlib.suppress(KeyboardInterrupt),
-    ):
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        print("Starting: some seconds", flush=True)
-        _wait(f"http://127.0.0.1:{port}/health", mlflow)
-        _wait(f"http://127.0.0.1:{beside}", board)
-        for name, view in views.items():
-            print(f"{name:<16} http://127.0.0.1:{port}/{view}")
-        print(f"{'TensorBoard':<16} http://127.0.0.1:{beside}/{CURVES}")
-        print(f"{'store':<16} {uri}\nCtrl-C ends it.", flush=True)
-        mlflow.wait()
-
-
-def _ports(arguments: list[str]) -> list[str]:
-    """Those that were asked for; in place of the others the usual ones, or where these are taken the next free ones."""
-    asked: dict[str, str] = {}
+    ports: dict[str, str] = {}
     for line in arguments:
-        name, _, given = line.partition("=")
+        name, _, port = line.partition("=")
         if name not in DEFAULT_PORTS:
             raise UsageError(
                 f"{line} is not understood. There are {' and '.join(DEFAULT_PORTS)}, such as: make ui PORT=5001"
             )
-        asked[name] = given
-        if not given.isdigit() or not 0 < int(given) < 65536:
-            raise UsageError(f"{name} = {given} is not allowed: must be from 1 to 65535, such as: make ui {name}=5001")
-        if not _free(int(given)):
-            raise UsageError(f"{name} = {given} is in use. Take another one, or leave it out for the next free one")
-    if len(set(asked.values())) < len(asked):
-        raise UsageError(f"PORT and TENSORBOARD_PORT are both {asked['PORT']}. Each server needs a port of its own")
-    for name, usual in DEFAULT_PORTS.items():
-        if name not in asked:
-            asked[name] = str(next(n for n in range(usual, 65536) if str(n) not in asked.values() and _free(n)))
-    return [asked["PORT"], asked["TENSORBOARD_PORT"]]
+        ports[name] = port
+        if not port.isdigit() or not 0 < int(port) < 65536:
+            raise UsageError(f"{name} = {port} is not allowed: must be from 1 to 65535, such as: make ui {name}=5001")
+        if not _free(int(port)):
+            raise UsageError(f"{name} = {port} is in use. Take another one, or leave it out for the next free one")
+    if len(set(ports.values())) < len(ports):
+        raise UsageError(f"PORT and TENSORBOARD_PORT are both {ports['PORT']}. Each server needs a port of its own")
+    for name, default in DEFAULT_PORTS.items():
+        if name not in ports:
+            ports[name] = str(next(n for n in range(default, 65536) if str(n) not in ports.values() and _free(n)))
+    return [ports["PORT"], ports["TENSORBOARD_PORT"]]
 
 
 def _free(port: int) -> bool:
@@ -91,12 +54,12 @@ def _free(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def _server(*command: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A server in a session of its own, which ends with the block, and all that it has started with it."""
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # eight processes for jobs that nobody gives it
+def run_server(*command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a Python module as a server in a new process group, which is terminated when the block ends."""
+    no_jobs = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # saves eight idle processes
     server = subprocess.Popen(
         [sys.executable, "-m", *command],
-        env=os.environ | quiet,
+        env=os.environ | no_jobs,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -109,17 +72,17 @@ def _server(*command: str) -> Iterator[subprocess.Popen[bytes]]:
         server.wait()
 
 
-def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
-    """Until it answers.
+def wait_until_up(url: str, server: subprocess.Popen[bytes]) -> None:
+    """Wait until the server answers at `url`.
 
     Raises:
-        UsageError: it ended, or has not answered for long.
+        UsageError: The server exited, or did not answer within `START_TIMEOUT_S` seconds.
     """
-    ask = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy knows what is on this machine
-    end = time.monotonic() + START_TIMEOUT_S
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach this machine
+    deadline = time.monotonic() + START_TIMEOUT_S
     while True:
-        with contextlib.suppress(OSError), ask.open(url, timeout=1):
+        with contextlib.suppress(OSError), opener.open(url, timeout=1):
             return
-        if server.poll() is not None or time.monotonic() > end:
+        if server.poll() is not None or time.monotonic() > deadline:
             raise UsageError(f"A server does not start. Why, it says itself: {shlex.join(server.args)}")  # type: ignore[arg-type]
         time.sleep(0.1)

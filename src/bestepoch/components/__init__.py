@@ -1,1 +1,4 @@
-"""What decides the numbers and is read by training and evaluation alike. Imports `base` and `cli`."""
+"""Data, models and schedules: the code that decides a run's numbers, shared by training and evaluation.
+
+Imports `base` and `runs`.
+"""

@@ -10,32 +10,36 @@ from bestepoch.tracking.mlflow.registry import CHAMPION
 
 
 def compare_with_champion(
-    new: dict[str, Any], champion: dict[str, Any] | None, metric: str, holder: str
+    metric: str, new: dict[str, Any], champion: dict[str, Any] | None, champion_name: str
 ) -> tuple[bool, str]:
-    """Whether ``new`` is better on validation by more than noise, and the reason in a sentence.
+    """Return whether ``new`` is better on validation by more than noise, and the reason in a sentence.
 
     Args:
-        new, champion: what their ``model.pt`` hold; None where the champion has none.
-        metric: val/loss or val/accuracy; by any other, which has no value for each image, it is val/loss. Losses with
-            different label smoothing are no comparison: then it is val/accuracy.
-        holder: how the champion is called.
+        metric: val/loss or val/accuracy; any other metric has no value for each image, and val/loss decides. Losses
+            with different label smoothing cannot be compared, and val/accuracy decides.
+        new: content of the new model's ``model.pt``.
+        champion: content of the champion's; None where it has none.
+        champion_name: how the sentence calls the champion.
     """
     by_hand = f'To use this version all the same, give it the alias "{CHAMPION}" by hand.'
     if champion is None:
-        return False, f"{holder} stays the champion: it keeps no validation results to compare with. {by_hand}"
-    holder = f"{holder} (run {champion['run']}, epoch {champion['epoch']})"
+        return False, f"{champion_name} stays the champion: it keeps no validation results to compare with. {by_hand}"
+    champion_name = f"{champion_name} (run {champion['run']}, epoch {champion['epoch']})"
     if new["checksum"] != champion["checksum"]:
         return False, (
-            f"{holder} stays the champion: its validation images are not the same ones (data checksum "
+            f"{champion_name} stays the champion: its validation images are not the same ones (data checksum "
             f"{champion['checksum'][:12]}, here {new['checksum'][:12]}), so the two cannot be compared. {by_hand}"
         )
-    alike = new["label_smoothing"] == champion["label_smoothing"]
-    metric = "val/accuracy" if not alike else metric if metric in PER_EXAMPLE_COLUMN else "val/loss"
-    pair = [one["validation"][PER_EXAMPLE_COLUMN[metric]].double().numpy() for one in (champion, new)]
-    found = paired_bootstrap_ci(*pair)
-    better = found["more_than_noise"] and (found["difference"] < 0) == (metric == "val/loss")
+    if new["label_smoothing"] != champion["label_smoothing"]:
+        metric = "val/accuracy"
+    elif metric not in PER_EXAMPLE_COLUMN:
+        metric = "val/loss"
+    values = [model["validation"][PER_EXAMPLE_COLUMN[metric]].double().numpy() for model in (champion, new)]
+    interval = paired_bootstrap_ci(*values)
+    better = interval["more_than_noise"] and (interval["difference"] < 0) == (metric == "val/loss")
+    outcome = f"The champion, in place of {champion_name}" if better else f"{champion_name} stays the champion"
     return better, (
-        f"{f'The champion, in place of {holder}' if better else f'{holder} stays the champion'}: on the same "
-        f"{len(pair[0]):,} validation images {metric} differs by {found['difference']:+.2g} (95% interval "
-        f"{found['low']:+.2g} to {found['high']:+.2g}), {'' if found['more_than_noise'] else 'not '}more than noise."
+        f"{outcome}: on the same {len(values[0]):,} validation images {metric} differs by "
+        f"{interval['difference']:+.2g} (95% interval {interval['low']:+.2g} to {interval['high']:+.2g}), "
+        f"{'' if interval['more_than_noise'] else 'not '}more than noise."
     )

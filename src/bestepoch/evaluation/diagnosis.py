@@ -1,7 +1,7 @@
-"""What the curves show and what to try next: a pure function of the epoch table.
+"""Diagnose a training run from its epoch table and suggest one override to try next.
 
-A change is a share of the loss (a difference of logarithms) and counts when it is more than the noise, which is read
-off the same curve. The gap between the losses decides nothing: label smoothing, L1, dropout and augmentation move it.
+Changes are relative (differences of log loss) and count when they exceed the noise estimated from the same curve. The
+gap between training and validation loss decides nothing: label smoothing, L1, dropout and augmentation shift it.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from bestepoch.runs.tables import Row
 
 Kind = Literal["underfit", "overfit", "converged", "oscillating", "diverged"]
 
-# How many standard deviations a change must have: the best of many epochs is two to three below the last by noise,
-# and the standard deviation itself is only known to a third. At 6, noise passes for a trend in 1 of 100 tables of 20.
+# Standard deviations of noise that a change must exceed. Noise alone puts the best of many epochs two to three below
+# the last, and the estimate is only accurate to a third. At 6, 1 of 100 tables of 20 noisy epochs shows a false trend.
 SIGMAS = 6.0
-# The least change that counts, as a share of the loss. A smooth curve has no noise to see, but another seed moves the
-# end of a training by 2 % (standard deviation of three on MNIST, with mlp and with cnn); half of that is nothing.
+# Smallest relative change that counts. A smooth curve shows no noise, but another seed moves the final loss by 2 %
+# (standard deviation over three seeds on MNIST, for mlp and for cnn); half of that is negligible.
 LEAST = 0.01
-# A change this large, as a share of the loss, always counts. Trainings that went well at a constant rate rose by 5 to
-# 15 % now and then; SGD at a rate that kept it from getting anywhere rose by 24 to 115 %, again and again.
+# Relative change that always counts. Successful trainings at a constant learning rate rose by 5 to 15 % occasionally;
+# SGD at a learning rate too high to make progress rose by 24 to 115 % repeatedly.
 SWING = 0.2
-# The epochs that are "the end" for noise and swings: enough for two swings, and for a noise that is known to a third.
+# Final epochs used for noise and swings: enough for two swings and for a noise estimate accurate to a third.
 RECENT = 10
-# Up to this share of the way from guessing to perfect, accuracy is that of guessing: of ten classes, 0.19. Those that
-# learn at all pass 0.4 in an epoch or two, and guessing 450 images gives no more than 0.15.
+# Accuracy up to this fraction of the way from chance to 1 counts as chance: 0.19 for ten classes. Networks that learn
+# pass 0.4 within two epochs, and guessing on 450 images stays below 0.15.
 GUESSING = 0.1
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What the table shows, the numbers that led there, and one thing to try.
+    """Diagnosis of a run, the numbers that support it, and one override to try.
 
-    ``epoch`` is the best one (overfit), the first that is as good as the last (converged), the low before the first
-    swing (oscillating), the first bad one (diverged) or the last one (underfit).
+    ``epoch`` is the best epoch (overfit), the first epoch as good as the last (converged), the low before the first
+    swing (oscillating), the first bad epoch (diverged) or the last epoch (underfit).
     """
 
     kind: Kind
@@ -49,19 +49,22 @@ class Diagnosis:
     evidence: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """What a person is told of it, as plain values."""
+        """Return the diagnosis without its evidence, for ``run.json``."""
         return {key: getattr(self, key) for key in ("kind", "epoch", "sentence", "suggestion", "override")}
 
 
 class Curve:
-    """One loss, oldest epoch first: ``values``, their ``noise``, and the ``level``, a running median of their logs."""
+    """One loss curve of shape ``(N,)``, oldest epoch first, with its noise and its level (running median of the logs).
+
+    ``noise`` and ``tolerance`` (the smallest change that counts) are relative to the loss.
+    """
 
     def __init__(self, values: np.ndarray) -> None:
         n = len(values)
         self.logs = logs = np.log(np.maximum(values, max(1e-9 * values.max(), 1e-300)))  # a loss of 0 has no logarithm
-        # Every epoch of a short table counts; a median leaves slopes and steps where they are and drops single spikes.
+        # A median preserves slopes and steps and drops single spikes; a short table is too short to smooth.
         width = max(3, n // 20 | 1) if n >= RECENT else 1
-        # Narrower at the start, where losses are steep; at the end, where the answer is, never below three epochs.
+        # Windows are narrower at the start, where losses are steep, but at the end span at least three epochs.
         halves = [min(i, width // 2) for i in range(n)]
         windows = (logs[min(i - half, n - min(width, 3)) : i + half + 1] for i, half in enumerate(halves))
         self.values, self.level = values, np.array([np.median(window) for window in windows])
@@ -69,45 +72,48 @@ class Curve:
         self.tolerance = min(max(SIGMAS * self.noise / math.sqrt(width), LEAST), SWING)
 
     def flat_since(self) -> int | None:
-        """The first index from which on the level stays what it is at the end, and where the value is as low as that.
+        """Return the first index that is as low as the end and after which the level stays the same.
 
-        None where that is not long enough.
+        Return None if the level has not been flat long enough.
         """
-        n, end = len(self.level), max(3, len(self.level) // 10)  # for a while, a slow fall looks flat as well
+        n, end = len(self.level), max(3, len(self.level) // 10)  # a slow fall also looks flat over few epochs
         last = np.median(self.level[-end:])
         first = 1 + int(np.append(-1, np.flatnonzero(np.abs(self.level - last) > self.tolerance))[-1])
         if n - first < min(end, max(2, n - 1)):
             return None
-        # within the tolerance a slow fall may still be going on: so many epochs are enough that end as low (95 %)
+        # A slow fall may continue within the tolerance, so require a value as low as the end (95 %).
         low = np.flatnonzero(self.logs[first : n - 1] - last <= max(2 * self.noise, LEAST))
         return first + int(np.append(low, 0)[0])
 
     def rises(self, scale: float) -> list[tuple[int, int]]:
-        """The large rises among the last epochs, as indices (low, high), if there are two and no schedule ended them.
+        """Return the large rises among the last ``RECENT`` epochs as index pairs ``(low, high)``.
 
-        Large is a share of the loss, or of ``scale`` if that is more: how a training loss near zero moves is no matter.
+        The list is empty if there are fewer than two, or if a learning rate schedule has ended the oscillation. A rise
+        is large relative to the median loss or to ``scale``, whichever is greater: a training loss near zero may
+        fluctuate.
         """
         first = max(0, len(self.values) - RECENT)
-        x, found, low, top = self.values[first:], list[tuple[int, int]](), 0, -1  # no top while it is not rising
+        x, rises, low, top = self.values[first:], list[tuple[int, int]](), 0, -1  # top is -1 while not rising
         large = SWING * max(float(np.median(x)), scale)
         for i, value in enumerate(x):
             if top < 0 and value > x[low] + large:
-                found, top = [*found, (low, i)], i
+                rises, top = [*rises, (low, i)], i
             elif top >= 0 and value > x[top]:
-                found[-1], top = (low, i), i
+                rises[-1], top = (low, i), i
             elif value < (x[low] if top < 0 else x[top] - large):
                 low, top = i, -1
-        # a lower rate takes the loss to the lows and below
-        over = len(found) < 2 or x[-3:].mean() < min(x[low] for low, _ in found) + large / 4
-        return [] if over else [(first + low, first + high) for low, high in found]
+        # A decayed learning rate takes the loss down to the lows or below.
+        settled = len(rises) < 2 or x[-3:].mean() < min(x[low] for low, _ in rises) + large / 4
+        return [] if settled else [(first + low, first + high) for low, high in rises]
 
     def next_fall(self) -> float:
-        """By how much one more epoch lowers the loss if its falls go on to shrink by the same factor, 1 at most.
+        """Extrapolate by how much one more epoch lowers the loss, assuming that falls shrink by a constant factor <= 1.
 
-        The least of what blocks of 1, 2, ... epochs say, until noise averages out. Exact for a geometric series.
+        Return the smallest positive estimate from blocks of 1, 2, ... epochs, up to the size at which noise averages
+        out. The result is exact for a geometric series.
         """
         x, n, falls = self.values, len(self.values), [0.0]
-        if n < 3:  # one fall shows no factor
+        if n < 3:  # a single fall determines no factor
             return float((x[0] - x[-1]) * x[-1] / x[0]) / 2 if x[0] > x[-1] else 0.0
         for size in range(1, min(max(math.ceil((self.noise / LEAST) ** 2), 1), n // 3) + 1):
             first, middle, last = (float(np.median(x[n - i * size : n - (i - 1) * size])) for i in (3, 2, 1))
@@ -118,23 +124,26 @@ class Curve:
 
 
 def estimate_noise(logs: np.ndarray) -> float:
-    """Standard deviation of one epoch, from how far each is outside the two around it (one or two epochs away).
+    """Return the standard deviation of a single epoch's log loss.
 
-    A trend has none of this, however steep or curved; a spread about a line or second differences take it for noise.
-    The middle one of three normal values is 1/sqrt(pi) standard deviations outside on average, with 0 where it is
-    between the others. The largest counts like the second: one spike is not noise.
+    The estimate is the mean distance of each epoch from the interval between two neighbours, one or two epochs before
+    and after. A trend contributes nothing, however steep or curved, whereas residuals of a line or second differences
+    would include it. For three normal values, the one in the middle is on average 1/sqrt(pi) standard deviations
+    outside the other two (0 if between them). The largest distance is replaced by the second largest, so that a single
+    spike is not noise.
     """
     n, outside = len(logs), []
     for i in range(1, n - 1):
         pairs = [(logs[j], logs[k]) for j in range(max(0, i - 2), i) for k in range(i + 1, min(n, i + 3))]
         outside.append(np.mean([max(0.0, min(pair) - logs[i], logs[i] - max(pair)) for pair in pairs]))
     outside = sorted(outside)[:-1] + sorted(outside)[-2:-1]
-    wider = 1 + 2 / len(outside) if len(outside) >= 3 else 0.0  # for few, as Student's t; one or two are no estimate
-    return wider * math.sqrt(math.pi) * float(np.mean(outside or [0.0]))
+    # Few epochs widen the estimate, like Student's t; one or two are not enough for any.
+    widening = 1 + 2 / len(outside) if len(outside) >= 3 else 0.0
+    return widening * math.sqrt(math.pi) * float(np.mean(outside or [0.0]))
 
 
 def diagnose_run(info: dict[str, Any], epochs: list[Row]) -> Diagnosis:
-    """`diagnose`, for what a run's ``run.json`` holds."""
+    """Call `diagnose` with the settings in a run's ``run.json``."""
     from bestepoch.components.models import inference
 
     config, classes = info["config"], info["data"]["classes"]
@@ -143,10 +152,13 @@ def diagnose_run(info: dict[str, Any], epochs: list[Row]) -> Diagnosis:
 
 
 def diagnose(epochs: list[Row], *, lr: float | None = None, classes: int = 10, floor: float = 0.0) -> Diagnosis:
-    """Why a training ended as it did, from its epoch table alone; the rows may come in any order.
+    """Diagnose a training run from its epoch table.
 
-    ``lr`` is ``optimizer.lr`` (by default the highest rate in the table), ``classes`` how many there are to guess from,
-    ``floor`` what no loss can be below (label smoothing has one): shares of a loss are shares of what is above it.
+    Args:
+        epochs: rows of the epoch table, in any order.
+        lr: ``optimizer.lr``; the highest learning rate in the table by default.
+        classes: number of classes.
+        floor: lower bound of the loss, nonzero with label smoothing. Relative changes refer to the loss above it.
 
     Raises:
         UsageError: the table is empty.
@@ -156,9 +168,9 @@ def diagnose(epochs: list[Row], *, lr: float | None = None, classes: int = 10, f
     rows = sorted(epochs, key=lambda row: row["epoch"])
     t, v, accuracy = (np.array([row[c] for row in rows]) for c in ("train/epoch_loss", "val/loss", "val/accuracy"))
     t, v = t - floor, v - floor
-    number, n = [int(row["epoch"]) for row in rows], len(rows)
+    epoch_at, n = [int(row["epoch"]) for row in rows], len(rows)
     lr = lr or max((row["lr"] for row in rows if 0 < row.get("lr", 0) < math.inf), default=0.01)
-    numbers = {
+    values = {
         "epochs": n,
         "lr": lr,
         "train_loss": t[-1] + floor,
@@ -166,67 +178,67 @@ def diagnose(epochs: list[Row], *, lr: float | None = None, classes: int = 10, f
         "val_accuracy": accuracy[-1],
     }
 
-    def found(kind: Kind, index: int, sentence: str, suggestion: str, override: str, **more: float) -> Diagnosis:
-        evidence = {name: float(value) for name, value in (numbers | more).items() if math.isfinite(value)}
-        return Diagnosis(kind, number[index], sentence, suggestion, override, evidence)
+    def result(kind: Kind, index: int, sentence: str, suggestion: str, override: str, **extra: float) -> Diagnosis:
+        evidence = {name: float(value) for name, value in (values | extra).items() if math.isfinite(value)}
+        return Diagnosis(kind, epoch_at[index], sentence, suggestion, override, evidence)
 
     def since(i: int) -> str:
         (v0, v1), (t0, t1) = v[[i, -1]] + floor, t[[i, -1]] + floor
         losses = f"validation loss went from {v0:.4g} to {v1:.4g}, training loss from {t0:.4g} to {t1:.4g}"
-        return f"from epoch {number[i]} to {number[-1]} {losses}"
+        return f"from epoch {epoch_at[i]} to {epoch_at[-1]} {losses}"
 
     third = "Lower the learning rate to a third.", f"optimizer.lr={lr / 3:.3g}"
     tenth = "Lower the learning rate to a tenth.", f"optimizer.lr={lr / 10:.3g}"
-    longer = "Train for more epochs.", f"train.epochs={max(2 * n, 5)}"  # five show noise beside a trend, fewer do not
+    longer = "Train for more epochs.", f"train.epochs={max(2 * n, 5)}"  # 5 are enough to tell noise from a trend
     if len(broken := np.flatnonzero(~(np.isfinite(t) & np.isfinite(v)))):
         i = int(broken[0])
-        sentence = f"In epoch {number[i]} training loss is {t[i] + floor:.4g} and validation loss {v[i] + floor:.4g}."
-        return found("diverged", i, sentence, *tenth)
+        sentence = f"In epoch {epoch_at[i]} training loss is {t[i] + floor:.4g} and validation loss {v[i] + floor:.4g}."
+        return result("diverged", i, sentence, *tenth)
     if n == 1:
         losses = f"{t[0] + floor:.4g} and {v[0] + floor:.4g} (validation)"
-        return found("underfit", 0, f"One epoch is no trend: losses {losses}.", *longer)
+        return result("underfit", 0, f"One epoch is no trend: losses {losses}.", *longer)
 
     train, val, k = Curve(t), Curve(v), int(v.argmin())
     limit, flat, drift = val.tolerance, val.flat_since(), train.level[-1] - train.level[k]
     gap, gap_now = v[[k, -1]] - t[[k, -1]]
-    numbers |= {"noise": val.noise, "counts_from": limit, "best_epoch": number[k], "gap_at_best": gap, "gap": gap_now}
-    least = max(limit, (val.level[k:].max() - val.level[k]) / 2)  # and not half way down again
-    rising = n - 1 - k >= max(2, n // 20) and val.level[-1] - val.level[k] > least
+    values |= {"noise": val.noise, "counts_from": limit, "best_epoch": epoch_at[k], "gap_at_best": gap, "gap": gap_now}
+    min_rise = max(limit, (val.level[k:].max() - val.level[k]) / 2)  # a loss half way down again is not rising
+    rising = n - 1 - k >= max(2, n // 20) and val.level[-1] - val.level[k] > min_rise
     sentence = f"Validation loss rose beyond noise ({limit:.1%}): {since(k)}, the gap from {gap:.4g} to {gap_now:.4g}"
-    better = f"; only the loss is overfit, for accuracy still rose from {accuracy[k]:.4g} to {accuracy[-1]:.4g}"
-    sentence += better if accuracy[-1] > accuracy[k] else ""
+    if accuracy[-1] > accuracy[k]:
+        sentence += f"; only the loss is overfit, for accuracy still rose from {accuracy[k]:.4g} to {accuracy[-1]:.4g}"
     harder = "Drop units and shift the images, so that the training set is harder to learn by heart."
-    overfit = found("overfit", k, f"{sentence}.", harder, "model.dropout=0.3 augment=shift")
+    overfit = result("overfit", k, f"{sentence}.", harder, "model.dropout=0.3 augment=shift")
     i = 1 + int(np.append(-1, np.flatnonzero(~(accuracy < 1 / classes + GUESSING * (1 - 1 / classes))))[-1])
-    # it learns where training loss falls while accuracy rises, however slowly, or has learned labels that mean nothing
+    # The network learns if training loss falls and accuracy rises, however slowly, or if it memorises random labels.
     learns = (train.flat_since() is None and accuracy[-1] > accuracy[0]) or t[-1] < (1 - SWING) * v[k]
     if i < n and not learns:
         sentence = f"Accuracy is {accuracy[-1]:.4g}, no better than guessing one of {classes} classes: {since(0)}."
-        return found("diverged", i, sentence, *tenth)
+        return result("diverged", i, sentence, *tenth)
     if rising and drift < -train.tolerance:
         return overfit
     for name, curve in (("Validation", val), ("Training", train)):
         if rises := curve.rises(float(np.median(v[-RECENT:]))):
-            i, where = rises[0][0], f"between epochs {number[rises[0][0]]} and {number[rises[-1][1]]}"
+            i, interval = rises[0][0], f"between epochs {epoch_at[rises[0][0]]} and {epoch_at[rises[-1][1]]}"
             x = curve.values + floor
-            each = " and ".join(f"from {x[low]:.4g} to {x[high]:.4g}" for low, high in rises[-2:])
-            sentence = f"{name} loss went up and down {where}: last it rose {each}."
-            return found("oscillating", i, sentence, *third, rises=len(rises))
-    # one bad epoch is enough if it is bad enough; a training loss near zero is measured by the other one
+            last_rises = " and ".join(f"from {x[low]:.4g} to {x[high]:.4g}" for low, high in rises[-2:])
+            sentence = f"{name} loss went up and down {interval}: last it rose {last_rises}."
+            return result("oscillating", i, sentence, *third, rises=len(rises))
+    # A single epoch suffices if its rise is large enough; a training loss near zero is compared to validation loss.
     large = [c.values[-1] - c.values[k] > max(SWING, SIGMAS * c.noise) * max(c.values[k], v[k]) for c in (val, train)]
     if all(large) or (rising and drift > train.tolerance and t[-1] - t[k] > LEAST * v[k]):
-        return found("diverged", k + 1, f"Both losses have risen: {since(k)}.", *tenth)
+        return result("diverged", k + 1, f"Both losses have risen: {since(k)}.", *tenth)
     if flat is not None and val.noise > SWING / 2 < np.ptp(v[-3:]) / v[-1]:
         sentence = f"Validation loss jumps by {val.noise:.0%} in each epoch (standard deviation): {since(flat)}."
-        return found("oscillating", flat, sentence, *third)
+        return result("oscillating", flat, sentence, *third)
     if flat is not None:
         sentence = f"Validation loss has changed by no more than its noise ({limit:.1%}): {since(flat)}."
-        so_many = "1 epoch is" if number[flat] == 1 else f"{number[flat]} epochs are"
-        enough = f"{so_many} enough.", f"train.epochs={number[flat]}"
-        return found("converged", flat, sentence, *enough, change=v[-1] - v[flat])
+        count = "1 epoch is" if epoch_at[flat] == 1 else f"{epoch_at[flat]} epochs are"
+        shorter = f"{count} enough.", f"train.epochs={epoch_at[flat]}"
+        return result("converged", flat, sentence, *shorter, change=v[-1] - v[flat])
     if rising:
         return overfit
     i, fall = max(0, n - 1 - max(3, n // 5)), val.next_fall()
-    what = " and ".join(name for name, x in (("training", t), ("validation", v)) if x[-1] < x[i]) or "neither"
-    sentence = f"Still falling ({what} loss): {since(i)}. One more epoch may lower validation loss by {fall:.2g}."
-    return found("underfit", -1, sentence, *longer, expected_fall=fall)
+    falling = " and ".join(name for name, x in (("training", t), ("validation", v)) if x[-1] < x[i]) or "neither"
+    sentence = f"Still falling ({falling} loss): {since(i)}. One more epoch may lower validation loss by {fall:.2g}."
+    return result("underfit", -1, sentence, *longer, expected_fall=fall)

@@ -1,4 +1,4 @@
-"""The report's figures: each is drawn once, and kept as a PNG file and as SVG in the colours of the page."""
+"""Figures of the report, saved as PNG files and as SVG elements that follow the page's colour scheme."""
 
 from __future__ import annotations
 
@@ -21,17 +21,16 @@ from bestepoch.runs.tables import Row
 
 INK, GREY, LINE, WHITE = "#1f2328", "#59636e", "#d1d9e0", "#ffffff"
 TRAIN, VALIDATION, BEST, STOP, WRONG = "#9a6700", "#0969da", "#1a7f37", "#8250df", "#cf222e"
-# In the page's SVG each of these is a variable of its style sheet, which has other values for the dark.
+# In the SVG, these colours are CSS variables, which the page's style sheet redefines for dark mode.
 THEME = {INK: "ink", GREY: "soft", LINE: "line", TRAIN: "train", VALIDATION: "val", BEST: "best", STOP: "stop"}
-WIDTH, HEIGHT = 4.2, 2.8  # inches: the letters are still legible where a phone shows it
-MAX_POINTS = 400  # that a curve over the iterations is drawn with
-MAX_NUMBERED_CLASSES = 30  # classes up to which the confusion matrix has numbers
-EpochMarks = list[tuple[str, int, str]]
-"""Epochs to mark: name, epoch, colour."""
+WIDTH, HEIGHT = 4.2, 2.8  # inches; text stays legible on a phone
+MAX_POINTS = 400  # of a curve over iterations
+MAX_NUMBERED_CLASSES = 30  # larger confusion matrices show no counts
+EpochMarks = list[tuple[str, int, str]]  # name, epoch, colour
 
 
 def figure_style() -> AbstractContextManager[None]:
-    """The figures are drawn and saved inside of it."""
+    """Return the context manager in which figures must be drawn and saved."""
     return matplotlib.rc_context(
         {
             "font.size": 8.5,
@@ -48,23 +47,23 @@ def figure_style() -> AbstractContextManager[None]:
             "grid.linewidth": 0.6,
             **dict.fromkeys(("text.color", "axes.labelcolor", "legend.labelcolor"), INK),
             **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), GREY),
-            "svg.fonttype": "none",  # text stays text, in the page's font
+            "svg.fonttype": "none",  # keep text as text, in the page's font
         }
     )
 
 
 def save_figure(figure: Figure, out: Path, name: str) -> str:
-    """``<name>.png`` into ``out``, on white.
+    """Write ``<name>.png`` on a white background into ``out``.
 
     Returns:
-        an ``<svg>`` element without ground, for a page that defines the variables of `THEME`.
+        An ``<svg>`` element with a transparent background, for a page that defines the CSS variables in `THEME`.
     """
     figure.savefig(out / f"{name}.png", dpi=150)
     buffer = io.StringIO()
-    # identifiers that are the same each time, and not those of another figure in the page
+    # The salt makes identifiers reproducible and different from those of other figures in the page.
     with matplotlib.rc_context({"svg.hashsalt": name}):
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"| id="[\w.]+_\d+"', "", svg)
@@ -74,7 +73,7 @@ def save_figure(figure: Figure, out: Path, name: str) -> str:
 
 
 def plot_loss(epochs: list[Row], marks: EpochMarks) -> Figure:
-    """Training and validation loss against the epoch."""
+    """Plot training and validation loss against the epoch."""
     figure, axes = _plot_by_epoch(epochs, {"train/epoch_loss": TRAIN, "val/loss": VALIDATION}, marks)
     axes.set_ylabel("cross-entropy, nats")
     _use_log_scale_if_wide(axes, [row[name] for row in epochs for name in ("train/epoch_loss", "val/loss")])
@@ -82,14 +81,14 @@ def plot_loss(epochs: list[Row], marks: EpochMarks) -> Figure:
 
 
 def plot_accuracy(epochs: list[Row], marks: EpochMarks) -> Figure:
-    """Validation accuracy against the epoch."""
+    """Plot validation accuracy against the epoch."""
     figure, axes = _plot_by_epoch(epochs, {"val/accuracy": VALIDATION}, marks)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
 
 def plot_gap(epochs: list[Row], marks: EpochMarks) -> Figure:
-    """By how much the loss on validation images is above that on training images, against the epoch."""
+    """Plot validation loss minus training loss against the epoch."""
     name = "val/loss − train/epoch_loss"
     rows = [{"epoch": row["epoch"], name: row["val/loss"] - row["train/epoch_loss"]} for row in epochs]
     figure, axes = _plot_by_epoch(rows, {name: VALIDATION}, marks)
@@ -99,12 +98,15 @@ def plot_gap(epochs: list[Row], marks: EpochMarks) -> Figure:
 
 
 def plot_training_loss(iterations: np.ndarray, losses: np.ndarray) -> Figure:
-    """The loss of each update; where there are many, the mean and the range of every few."""
+    """Plot the loss of each iteration, or the mean and range over chunks if there are more than ``MAX_POINTS``.
+
+    Both arrays have shape ``(N,)``.
+    """
     figure, axes = _make_panel()
     parts = list(zip(*(np.array_split(a, min(len(a), MAX_POINTS)) for a in (iterations, losses)), strict=True))
     x, mean, low, high = (
-        np.array([take(part) for part in (p[of] for p in parts)])
-        for take, of in ((np.max, 0), (np.mean, 1), (np.min, 1), (np.max, 1))
+        np.array([reduce(part[i]) for part in parts])
+        for reduce, i in ((np.max, 0), (np.mean, 1), (np.min, 1), (np.max, 1))
     )
     axes.fill_between(x, low, high, color=TRAIN, alpha=0.25, linewidth=0)
     axes.plot(x, mean, marker="o" if len(x) == 1 else "", color=TRAIN, linewidth=1)
@@ -115,11 +117,17 @@ def plot_training_loss(iterations: np.ndarray, losses: np.ndarray) -> Figure:
 
 
 def plot_learning_rate(iterations: np.ndarray, rates: np.ndarray, planned: tuple[list[int], list[float]]) -> Figure:
-    """The rate of every update, and what was planned for those that early stopping spared, (iterations, rates)."""
+    """Plot the learning rate of each iteration.
+
+    Args:
+        iterations: iteration numbers, shape ``(N,)``.
+        rates: learning rates that were used, shape ``(N,)``.
+        planned: iterations and learning rates of the schedule after early stopping; empty lists if there are none.
+    """
     figure, axes = _make_panel()
-    shown = np.unique(np.linspace(0, len(rates) - 1, 2 * MAX_POINTS).astype(int))
-    dots = "o" if len(shown) == 1 else ""
-    axes.plot(iterations[shown], rates[shown], marker=dots, color=VALIDATION, label="used")
+    index = np.unique(np.linspace(0, len(rates) - 1, 2 * MAX_POINTS).astype(int))
+    marker = "o" if len(index) == 1 else ""
+    axes.plot(iterations[index], rates[index], marker=marker, color=VALIDATION, label="used")
     if planned[0]:
         axes.plot(*planned, color=GREY, linestyle=":", label="planned, not reached")
         figure.legend(loc="outside upper left", ncols=2)
@@ -130,13 +138,13 @@ def plot_learning_rate(iterations: np.ndarray, rates: np.ndarray, planned: tuple
 
 
 def plot_confusion(counts: np.ndarray) -> Figure:
-    """How often each class was taken for which: (actual, predicted) counts, hits in blue and mistakes in red."""
+    """Plot a confusion matrix of shape ``(actual, predicted)``, with hits in blue and mistakes in red."""
     classes = len(counts)
     numbered = classes <= MAX_NUMBERED_CLASSES
     size = max(WIDTH, classes * 0.33 * numbered)
     figure, axes = _make_panel(size, size)
     hits = np.eye(classes, dtype=bool)
-    # each on its own scale, and by its root, so that a few mistakes are visible beside the many hits
+    # Hits and mistakes have separate square-root scales, so that few mistakes are visible beside many hits.
     strength = np.zeros(counts.shape)
     for cells in (hits, ~hits):
         strength[cells] = (counts[cells] / max(counts[cells].max(initial=0), 5)) ** 0.5
@@ -159,12 +167,12 @@ def plot_confusion(counts: np.ndarray) -> Figure:
 
 
 def plot_mistakes(images: np.ndarray, captions: list[str]) -> Figure:
-    """Up to 25 images, (n, height, width), each under its caption."""
+    """Plot up to 25 images of shape ``(N, H, W)``, each with its caption."""
     columns = min(len(images), 5)
     rows = -(-len(images) // 5)
     figure = Figure(figsize=(1.5 * columns, 1.6 * rows), layout="constrained")
-    for place, (image, caption) in enumerate(zip(images, captions, strict=True), 1):
-        axes = figure.add_subplot(rows, columns, place)
+    for position, (image, caption) in enumerate(zip(images, captions, strict=True), 1):
+        axes = figure.add_subplot(rows, columns, position)
         axes.imshow(image, cmap="gray_r", interpolation="none")
         axes.set_axis_off()
         axes.set_title(caption, fontsize=8)
@@ -172,7 +180,7 @@ def plot_mistakes(images: np.ndarray, captions: list[str]) -> Figure:
 
 
 def tile_images(images: np.ndarray, enlarged: int = 2) -> np.ndarray:
-    """Images (n, height, width) side by side in a square, as one image; dark on light, as they are printed."""
+    """Arrange uint8 images of shape ``(N, H, W)`` in a square grid and return one inverted (dark on light) image."""
     n, height, width = images.shape
     columns = math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
@@ -183,13 +191,16 @@ def tile_images(images: np.ndarray, enlarged: int = 2) -> np.ndarray:
 
 
 def plot_reliability(bins: list[dict[str, Any]]) -> Figure:
-    """Accuracy against confidence with 95 % intervals, above how many images each bin holds."""
+    """Plot accuracy with 95 % intervals against confidence, and a histogram of the images below.
+
+    ``bins`` is the result of `bestepoch.evaluation.predictions.calibration_bins`.
+    """
     figure = Figure(figsize=(WIDTH, 1.3 * HEIGHT), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     upper.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="as sure as right")
-    x, share, low, high = (np.array([b[key] for b in bins]) for key in ("confidence", "accuracy", "low", "high"))
-    whiskers = np.array([share - low, high - share]).clip(0)
-    upper.errorbar(x, share, whiskers, fmt="o", color=VALIDATION, elinewidth=1, label="a bin, 95% interval")
+    x, accuracy, low, high = (np.array([b[key] for b in bins]) for key in ("confidence", "accuracy", "low", "high"))
+    whiskers = np.array([accuracy - low, high - accuracy]).clip(0)
+    upper.errorbar(x, accuracy, whiskers, fmt="o", color=VALIDATION, elinewidth=1, label="a bin, 95% interval")
     left, right = (np.array([b[key] for b in bins]) for key in ("left", "right"))
     lower.bar(left, [b["images"] for b in bins], right - left, align="edge", color=VALIDATION, alpha=0.6)
     lower.set_yscale("log")
@@ -207,13 +218,13 @@ def plot_reliability(bins: list[dict[str, Any]]) -> Figure:
 
 
 def _plot_by_epoch(rows: list[Row], curves: dict[str, str], marks: EpochMarks) -> tuple[Figure, Axes]:
-    """Columns of ``rows``, name to colour, and the marked epochs."""
+    """Plot columns of ``rows`` (``curves`` maps column to colour) and mark epochs with vertical lines."""
     figure, axes = _make_panel()
     epochs = [row["epoch"] for row in rows]
-    dots = "o" if len(rows) <= 40 else ""
+    marker = "o" if len(rows) <= 40 else ""
     for name, colour in curves.items():
         values = np.array([row[name] for row in rows])
-        axes.plot(epochs, np.where(np.isfinite(values), values, np.nan), marker=dots, color=colour, label=name)
+        axes.plot(epochs, np.where(np.isfinite(values), values, np.nan), marker=marker, color=colour, label=name)
     for (name, epoch, colour), dashes in zip(marks, ("--", ":", "-."), strict=False):
         axes.axvline(epoch, color=colour, linestyle=dashes, linewidth=1.2, label=f"{name}: epoch {epoch}")
     axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)

@@ -1,10 +1,11 @@
-"""The page of an evaluation: one file that opens without a network, and what stands in it."""
+"""The report of an evaluation: an HTML page that opens without a network, and its figures."""
 
 from __future__ import annotations
 
 import base64
 import io
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,31 +22,41 @@ from bestepoch.evaluation import figures
 from bestepoch.evaluation.predictions import MAX_SHOWN, TestPredictions
 from bestepoch.runs import timing
 from bestepoch.runs.run import Run
-from bestepoch.runs.tables import Row
+from bestepoch.runs.tables import Row, read_columns, read_rows
 
 if TYPE_CHECKING:
     from bestepoch.evaluation.diagnosis import Diagnosis
 
 
-def write_report(
-    out: Path,
-    run: Run,
-    iterations: dict[str, np.ndarray],
-    epochs: list[Row],
-    metrics: dict[str, Any],
-    choice: schema.SelectionConfig,
-    stopping: groups.PatienceStoppingConfig | groups.PlateauStoppingConfig,
-    diagnosis: Diagnosis,
-    tested: TestPredictions,
-) -> None:
-    """``report.html`` and its figures into ``out``.
+@dataclass(frozen=True)
+class Report:
+    """What the report shows.
 
     Args:
-        metrics: what ``metrics.json`` holds.
-        stopping: what ``metrics["stopped"]`` goes by.
+        run: the run.
+        source: folder of the run's tables.
+        metrics: content of ``metrics.json``.
+        selection: how the epoch was chosen.
+        stopping: the early stopping that ``metrics["stopped"]`` goes by.
+        diagnosis: the verdict on the curves.
+        tested: predictions on the test images.
     """
+
+    run: Run
+    source: Path
+    metrics: dict[str, Any]
+    selection: schema.SelectionConfig
+    stopping: groups.PatienceStoppingConfig | groups.PlateauStoppingConfig
+    diagnosis: Diagnosis
+    tested: TestPredictions
+
+
+def write_report(out: Path, report: Report) -> None:
+    """Write ``report.html`` and its figures into ``out``."""
     from sklearn.metrics import confusion_matrix
 
+    run, metrics, tested = report.run, report.metrics, report.tested
+    iterations, epochs = read_columns(report.source / "iterations.csv"), read_rows(report.source / "epochs.csv")
     classes = run.info["data"]["classes"]
     counts = confusion_matrix(tested.actual, tested.predicted, labels=list(range(classes)))
     planned = _read_plan(run)
@@ -78,10 +89,10 @@ def write_report(
         planned=planned,
         epochs=epochs,
         metrics=metrics,
-        selection=choice,
-        stopping=stopping,
+        selection=report.selection,
+        stopping=report.stopping,
         high_rate=decays_over_full_run(_read_scheduler(run)),
-        diagnosis=diagnosis,
+        diagnosis=report.diagnosis,
         pictures=pictures,
         wide=12 < classes <= figures.MAX_NUMBERED_CLASSES,
         per_class=_class_metrics(tested, classes),
@@ -115,7 +126,7 @@ def _read_scheduler(run: Run) -> SchedulerConfig:
 
 
 def _remaining_schedule(run: Run, planned: TrainingPlan, epochs: list[Row]) -> tuple[list[int], list[float]]:
-    """Iterations that were planned and not made, and their learning rates; none where the rate hangs on the results."""
+    """Return the planned iterations after the last one and their rates; none where rates depend on the results."""
     config, last = _read_scheduler(run), int(epochs[-1]["iteration"])
     if isinstance(config, groups.PlateauSchedulerConfig) or last >= planned.iterations:
         return [], []
@@ -125,7 +136,7 @@ def _remaining_schedule(run: Run, planned: TrainingPlan, epochs: list[Row]) -> t
 
 
 def _marks(metrics: dict[str, Any], early: bool) -> figures.EpochMarks:
-    """The epochs to mark; where two are the same, one mark names both."""
+    """Return the epochs to mark; one mark names both where two are the same epoch."""
     wanted = [
         ("best", metrics["best_epoch"], figures.BEST),
         ("stopped" if early else "last", metrics["last_epoch"], figures.INK),
@@ -140,7 +151,7 @@ def _marks(metrics: dict[str, Any], early: bool) -> figures.EpochMarks:
 
 
 def _class_metrics(tested: TestPredictions, classes: int) -> list[dict[str, Any]]:
-    """Precision and recall of each class; NaN where nothing was predicted, or nothing there is, to have a share of."""
+    """Return precision, recall, F1 and the number of images of each class; NaN where a denominator is 0."""
     from sklearn.metrics import precision_recall_fscore_support
 
     found = precision_recall_fscore_support(
@@ -151,7 +162,7 @@ def _class_metrics(tested: TestPredictions, classes: int) -> list[dict[str, Any]
 
 
 def _most_confused(counts: np.ndarray) -> list[tuple[int, int, int]]:
-    """The five most frequent mistakes: actual, predicted, how often."""
+    """Return the five most frequent mistakes as (actual, predicted, count)."""
     pairs = [(i, j, int(counts[i, j])) for i, j in zip(*(a.tolist() for a in counts.nonzero()), strict=True) if i != j]
     return sorted(pairs, key=lambda pair: -pair[2])[:5]
 

@@ -1,4 +1,4 @@
-"""Which epoch is best and when to stop: pure functions of the epoch table, and of how each validation image fared."""
+"""Select the best epoch from the epoch table and, for the one-standard-error rule, the per-example results."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ if TYPE_CHECKING:
 
     LoadExampleResults = Callable[[int], dict[str, np.ndarray]]
 
-# The columns that are means over validation images, and what they are means of.
+# Columns that are means over validation images, and the per-example results that they average.
 PER_EXAMPLE_COLUMN = {"val/loss": "losses", "val/accuracy": "correct"}
 
 
-def select_epoch(epochs: list[Row], choice: SelectionConfig, fared: LoadExampleResults) -> Row:
-    """The epoch that ``selection`` takes.
+def select_epoch(epochs: list[Row], choice: SelectionConfig, load_results: LoadExampleResults) -> Row:
+    """Return the epoch that the selection rule chooses.
 
-    ``best`` is `best_epoch`. ``one_standard_error`` is the earliest epoch that is no more than one standard error
-    worse than that one (Breiman et al., Classification and Regression Trees, 1984, section 3.4.3).
+    The rule ``best`` chooses `best_epoch`. The rule ``one_standard_error`` chooses the earliest epoch that is at most
+    one standard error worse than the best (Breiman et al., Classification and Regression Trees, 1984, section 3.4.3).
 
     Args:
-        fared: gives the ``losses`` and ``correct`` of each validation image after an epoch.
+        epochs: rows of the epoch table.
+        choice: metric, mode, smoothing and rule.
+        load_results: returns the arrays ``losses`` and ``correct``, each of shape ``(N,)``, for an epoch's validation.
 
     Raises:
-        UsageError: there is no best epoch, or no standard error of this metric.
+        UsageError: no epoch has a finite value, or the metric has no standard error.
     """
     best = best_epoch(epochs, choice.metric, choice.mode, choice.smoothing)
     if choice.rule == "best":
@@ -42,20 +44,20 @@ def select_epoch(epochs: list[Row], choice: SelectionConfig, fared: LoadExampleR
             f"{choice.metric} is not. Choose selection.metric=val/loss or val/accuracy, or selection.rule=best"
         )
     values = smooth_metric(epochs, choice.metric, choice.mode, choice.smoothing)
-    limit = values[best["epoch"]] + standard_error(fared(int(best["epoch"]))[PER_EXAMPLE_COLUMN[choice.metric]])
+    limit = values[best["epoch"]] + standard_error(load_results(int(best["epoch"]))[PER_EXAMPLE_COLUMN[choice.metric]])
     return min((row for row in epochs if values.get(row["epoch"], math.inf) <= limit), key=lambda row: row["epoch"])
 
 
 def best_epoch(epochs: list[Row], metric: str, mode: str, smoothing: int = 1) -> Row:
-    """The epoch with the best finite ``metric``; of equals the one with the lower val/loss, then the earliest.
+    """Return the epoch with the best finite metric; ties go to the lower val/loss, then to the earlier epoch.
 
     Raises:
-        UsageError: no such column, or no epoch with a finite value in it.
+        UsageError: the metric is unknown, or no epoch has a finite value.
     """
     values = smooth_metric(epochs, metric, mode, smoothing)
     if not values:
-        named = metric if metric == "val/loss" else f"{metric} and val/loss"
-        raise UsageError(f"No epoch has a finite {named}, so there is no best one ({len(epochs)} epochs in the table)")
+        names = metric if metric == "val/loss" else f"{metric} and val/loss"
+        raise UsageError(f"No epoch has a finite {names}, so there is no best one ({len(epochs)} epochs in the table)")
 
     def rank(row: Row) -> tuple[float, float, float]:
         return values[row["epoch"]], row["val/loss"], row["epoch"]
@@ -64,17 +66,20 @@ def best_epoch(epochs: list[Row], metric: str, mode: str, smoothing: int = 1) ->
 
 
 def runner_up(epochs: list[Row], chosen: Row, choice: SelectionConfig) -> Row | None:
-    """The best of the other epochs, or None where no other has a finite value."""
+    """Return the best epoch other than ``chosen``, or None if no other has a finite value."""
     others = [row for row in epochs if row is not chosen]
-    ranked = smooth_metric(others, choice.metric, choice.mode)
-    return best_epoch(others, choice.metric, choice.mode) if ranked else None
+    has_finite = smooth_metric(others, choice.metric, choice.mode)
+    return best_epoch(others, choice.metric, choice.mode) if has_finite else None
 
 
 def smooth_metric(epochs: list[Row], metric: str, mode: str, window: int = 1) -> dict[float, float]:
-    """What a choice goes by: epoch to value, lower is better, without the epochs that have no finite value or val/loss.
+    """Return a mapping from epoch to smoothed metric, with the sign flipped if needed so that lower is better.
 
-    Each is the mean of the finite values among the ``window`` epochs around it; at the ends of the table there are
-    fewer.
+    Each value is the mean over the centred window of ``window`` epochs, which is shorter at the ends of the table.
+    Epochs whose metric or val/loss is not finite are left out.
+
+    Raises:
+        UsageError: the metric is unknown.
     """
     if metric not in get_args(Metric):
         raise UsageError(f"{metric} is no column of epochs.csv; there are: {', '.join(get_args(Metric))}")
@@ -83,10 +88,10 @@ def smooth_metric(epochs: list[Row], metric: str, mode: str, window: int = 1) ->
     finite = {row["epoch"]: sign * row[metric] for row in usable}
     if window == 1:
         return finite
-    around = {epoch: [value for e, value in finite.items() if abs(e - epoch) <= window // 2] for epoch in finite}
-    return {epoch: math.fsum(values) / len(values) for epoch, values in around.items()}
+    windows = {epoch: [value for e, value in finite.items() if abs(e - epoch) <= window // 2] for epoch in finite}
+    return {epoch: math.fsum(values) / len(values) for epoch, values in windows.items()}
 
 
 def standard_error(values: np.ndarray) -> float:
-    """Of the mean of (n,) values; infinite where n is 1."""
+    """Return the standard error of the mean of values of shape ``(N,)``; infinity if N is 1."""
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.inf

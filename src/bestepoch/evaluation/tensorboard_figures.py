@@ -1,4 +1,4 @@
-"""What TensorBoard shows of an evaluated run beside its curves: images, and where wanted histograms and PR curves."""
+"""TensorBoard events of an evaluated run: images and, optionally, weight histograms and precision-recall curves."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ from bestepoch.evaluation.predictions import MAX_SHOWN, TestPredictions
 from bestepoch.runs import checkpoint
 from bestepoch.runs.run import Run
 
-MAX_CONFUSION_EPOCHS = 10  # epochs of which there is a confusion matrix: as many images of a name as TensorBoard shows
+MAX_CONFUSION_EPOCHS = 10  # epochs with a confusion matrix; TensorBoard shows at most 10 images per tag
 
 
 @dataclass(frozen=True)
 class EvaluationContext:
-    """A run, its results' folder, its split, and how its chosen epoch did on the test images."""
+    """An evaluated run with its split and the test predictions of its best epoch.
+
+    ``source`` is the folder with the run's results.
+    """
 
     run: Run
     source: Path
@@ -32,10 +35,10 @@ class EvaluationContext:
     epochs: list[int]
     best: int
     tested: TestPredictions
-    probabilities: np.ndarray  # (n, classes), of the test images
+    probabilities: np.ndarray  # (N, classes), on the test images
 
     def events(self, histograms: bool) -> Iterator[Any]:
-        """TensorBoard events, in the order of their names."""
+        """Yield the TensorBoard events in a fixed order; ``histograms`` adds histograms and precision-recall curves."""
         yield _image_event("images/first batch", 0, self._first_batch())
         with figures.figure_style():
             for epoch, counts in self._confusions():
@@ -47,7 +50,7 @@ class EvaluationContext:
             yield from self._precision_and_recall()
 
     def _first_batch(self) -> np.ndarray:
-        """As the network saw it: in the order of the first epoch, and varied."""
+        """Return up to 100 images of the first training batch, augmented as in training, as one image."""
         from pydantic import TypeAdapter
 
         from bestepoch.base.config import groups
@@ -60,16 +63,16 @@ class EvaluationContext:
         return figures.tile_images(augment(images[index], index).numpy())
 
     def _confusions(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Epoch and (actual, predicted) counts on validation: of the first, the last, the best, and some between."""
+        """Yield the validation confusion matrix of the first, last and best epoch and of epochs spread in between."""
         from sklearn.metrics import confusion_matrix
 
         _, labels = load_part(self.split.folder, "validation")
         spread = np.unique(np.linspace(0, len(self.epochs) - 1, MAX_CONFUSION_EPOCHS - 1).round().astype(int))
         for epoch in sorted({self.best, *(self.epochs[i] for i in spread)}):
-            fared = checkpoint.load_validation_results(self.source, epoch)
-            if "predicted" in fared:  # earlier versions did not keep it
+            results = checkpoint.load_validation_results(self.source, epoch)
+            if "predicted" in results:  # earlier versions did not store predictions
                 classes = list(range(self.split.classes))
-                yield epoch, confusion_matrix(labels.numpy(), fared["predicted"].astype(int), labels=classes)
+                yield epoch, confusion_matrix(labels.numpy(), results["predicted"].astype(int), labels=classes)
 
     def _mistakes(self, wrong: np.ndarray) -> Any:
         tested = self.tested
@@ -77,7 +80,7 @@ class EvaluationContext:
         return figures.plot_mistakes(tested.images[wrong], [f"{a}, taken for {p} ({c:.0%})" for a, p, c in rows])
 
     def _histograms(self) -> Iterator[Any]:
-        """The weights after each epoch."""
+        """Yield a histogram of each weight tensor after each epoch."""
         from torch.utils.tensorboard.summary import histogram
 
         for epoch in self.epochs:
@@ -87,7 +90,7 @@ class EvaluationContext:
                     yield _make_event(epoch, summary)
 
     def _precision_and_recall(self) -> Iterator[Any]:
-        """Each class against the others, on the test images."""
+        """Yield a one-vs-rest precision-recall curve per class, on the test images."""
         from torch.utils.tensorboard.summary import pr_curve
 
         for label in range(self.split.classes):
@@ -95,16 +98,16 @@ class EvaluationContext:
             yield _make_event(self.best, pr_curve(f"test/class {label}", actual, self.probabilities[:, label]))  # type: ignore[no-untyped-call]
 
 
-def _image_event(tag: str, step: int, drawn: Any) -> Any:
-    """A figure, or an image (height, width), as an event."""
+def _image_event(tag: str, step: int, picture: Any) -> Any:
+    """Return an event with ``picture``, a Matplotlib figure or a uint8 image of shape ``(H, W)``."""
     from PIL import Image
     from tensorboard.compat.proto.summary_pb2 import Summary as Proto
 
     buffer = io.BytesIO()
-    if isinstance(drawn, np.ndarray):
-        Image.fromarray(drawn).save(buffer, "png")
+    if isinstance(picture, np.ndarray):
+        Image.fromarray(picture).save(buffer, "png")
     else:
-        drawn.savefig(buffer, format="png", dpi=110)
+        picture.savefig(buffer, format="png", dpi=110)
     width, height = Image.open(buffer).size
     image = Proto.Image(height=height, width=width, colorspace=4, encoded_image_string=buffer.getvalue())
     return _make_event(step, Proto(value=[Proto.Value(tag=tag, image=image)]))

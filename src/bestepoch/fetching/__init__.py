@@ -1,1 +1,1 @@
-"""Downloads a data set, or makes the offline sample. Imports `base` and `cli`."""
+"""Download a data set or write the offline sample. Imports `base` and `cli`."""

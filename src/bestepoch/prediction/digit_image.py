@@ -1,12 +1,10 @@
-"""A picture of a digit to an image as MNIST has them: pure functions of pixels.
+"""Convert a picture of a digit to an image in MNIST's format, with pure functions of pixels.
 
-MNIST's digits were scaled to 20 pixels, keeping their proportions and with antialiasing, and placed with their centre
-of mass at the centre of 28 × 28 pixels, light on dark. http://yann.lecun.com/exdb/mnist/
+MNIST's digits are light on dark, scaled with antialiasing to fit 20 × 20 pixels at their aspect ratio, and placed with
+their centre of mass at the centre of 28 × 28 pixels. Source: http://yann.lecun.com/exdb/mnist/
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,39 +13,42 @@ from PIL import Image, ImageOps
 Bytes = NDArray[np.uint8]
 Grayscale = NDArray[np.float64]
 
-SIDE = 28  # pixels of an image
-DIGIT = 20  # pixels of the larger side of the digit in it
-CENTRE = SIDE // 2  # the pixel that the centre of mass falls on, in every one of MNIST's 70,000 images
-BACKGROUND_FRACTION = (
-    0.25  # what differs from the background by a smaller share of the strongest difference belongs to it
-)
-MIN_CONTRAST = 25.0  # of 255 grey levels: where nothing differs by more, there is nothing to see
+SIDE = 28  # pixels of an image's side
+DIGIT = 20  # pixels of the digit's longer side
+CENTRE = SIDE // 2  # pixel of the centre of mass, in all of MNIST's 70,000 images
+BACKGROUND_FRACTION = 0.25  # pixels below this fraction of the strongest contrast count as background
+MIN_CONTRAST = 25.0  # grey levels of 255; a picture with less contrast counts as empty
 
 
 def to_grayscale(picture: Image.Image) -> Grayscale:
-    """The right way up; what can be seen through lies on white or black, whichever the rest stands out from.
+    """Apply the EXIF orientation and convert to grey levels.
+
+    Transparent pixels are composited onto black or white, whichever contrasts more with the opaque pixels.
 
     Returns:
-        (height, width), 0 black to 255 white.
+        float64 ``(H, W)``, 0 (black) to 255 (white).
     """
     picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I"):  # 16 bits a pixel
+    if picture.mode.startswith("I"):  # 16 bits per pixel
         return np.asarray(picture, np.float64) / 257
     if not picture.has_transparency_data:
         return np.asarray(picture.convert("L"), np.float64)
-    both = np.asarray(picture.convert("RGBA").convert("LA"), np.float64)
-    shade, opaque = both[..., 0], both[..., 1] / 255
-    behind = 255.0 if (shade * opaque).sum() < 127.5 * opaque.sum() else 0.0
-    return np.asarray(shade * opaque + behind * (1 - opaque))
+    luminance_alpha = np.asarray(picture.convert("RGBA").convert("LA"), np.float64)
+    luminance, alpha = luminance_alpha[..., 0], luminance_alpha[..., 1] / 255
+    backdrop = 255.0 if (luminance * alpha).sum() < 127.5 * alpha.sum() else 0.0
+    return np.asarray(luminance * alpha + backdrop * (1 - alpha))
 
 
 def foreground(grey: Grayscale) -> Grayscale:
-    """By how much each pixel of a picture differs from the background, which is what most of the picture's edge shows.
+    """Return the contrast of each pixel with the background, which is the median of the picture's edge.
 
-    Dark on light or light on dark is told by which of the two is farther from the background.
+    The digit is dark on light if the darkest pixel is farther from the background than the lightest one.
+
+    Args:
+        grey: float64 ``(H, W)``, 0 to 255.
 
     Returns:
-        (height, width), 0 (background) to 255; all zero where nothing is to be seen.
+        float64 ``(H, W)``, 0 (background) to 255; all zero if the contrast is at most `MIN_CONTRAST`.
     """
     edge = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
     difference = grey - np.median(edge)
@@ -57,40 +58,41 @@ def foreground(grey: Grayscale) -> Grayscale:
 
 
 def centre_digit(ink: Grayscale) -> Bytes:
-    """Scale and centre as MNIST's images are; one that is so already is left as it is.
+    """Scale and centre a digit as in MNIST; an image that is already 28 × 28 and centred is only rounded.
 
     Args:
-        ink: (height, width), not all zero; see `ink`.
+        ink: Output of `foreground`, float64 ``(H, W)``, not all zero.
 
     Returns:
-        (28, 28).
+        uint8 ``(28, 28)``.
     """
     if ink.shape == (SIDE, SIDE) and _is_centred(ink):
         return _to_bytes(ink)
-    kept = np.where(ink < BACKGROUND_FRACTION * ink.max(), 0.0, ink)
-    rows, columns = _bounding_box(kept)
+    digit = np.where(ink < BACKGROUND_FRACTION * ink.max(), 0.0, ink)
+    rows, columns = _bounding_box(digit)
     scale = DIGIT / max(rows.stop - rows.start, columns.stop - columns.start)
-    size = [max(1, round(scale * (side.stop - side.start))) for side in (columns, rows)]
-    scaled = _resize(kept[rows, columns], (size[0], size[1]))
-    scaled *= 255 / scaled.max()  # a thin line loses its strength to the paper around it
-    out = np.zeros((SIDE, SIDE))
+    width, height = (max(1, round(scale * (side.stop - side.start))) for side in (columns, rows))
+    resized = Image.fromarray(digit[rows, columns].astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
+    scaled = np.asarray(resized, np.float64).clip(0)
+    scaled *= 255 / scaled.max()  # resizing blends a thin line with the background
+    image = np.zeros((SIDE, SIDE))
     top, left = (
         min(max(round(CENTRE - mass), 0), SIDE - n)
         for mass, n in zip(_centre_of_mass(scaled), scaled.shape, strict=True)
     )
-    out[top : top + scaled.shape[0], left : left + scaled.shape[1]] = scaled
-    return _to_bytes(out)
+    image[top : top + height, left : left + width] = scaled
+    return _to_bytes(image)
 
 
 def _is_centred(ink: Grayscale) -> bool:
     rows, columns = _bounding_box(ink)
-    larger = max(rows.stop - rows.start, columns.stop - columns.start)
-    # some few of MNIST's are a pixel smaller
-    return DIGIT - 1 <= larger <= DIGIT and all(abs(mass - CENTRE) < 0.51 for mass in _centre_of_mass(ink))
+    size = max(rows.stop - rows.start, columns.stop - columns.start)
+    # A few of MNIST's digits are one pixel smaller.
+    return DIGIT - 1 <= size <= DIGIT and all(abs(mass - CENTRE) < 0.51 for mass in _centre_of_mass(ink))
 
 
 def _bounding_box(ink: Grayscale) -> tuple[slice, slice]:
-    """Rows and columns that hold all ink."""
+    """Return the rows and columns that contain all nonzero pixels."""
     from scipy.ndimage import find_objects
 
     ((rows, columns),) = find_objects((ink != 0).astype(np.intp))
@@ -98,16 +100,11 @@ def _bounding_box(ink: Grayscale) -> tuple[slice, slice]:
 
 
 def _centre_of_mass(ink: Grayscale) -> tuple[float, float]:
-    """Row and column of the centre of mass, in pixels from the first one's middle."""
+    """Return the row and column of the centre of mass, in pixels from the centre of pixel (0, 0)."""
     from scipy.ndimage import center_of_mass
 
     row, column = center_of_mass(ink)
     return float(row), float(column)
-
-
-def _resize(ink: Grayscale, size: tuple[int, int]) -> Any:
-    picture = Image.fromarray(ink.astype(np.float32))
-    return np.asarray(picture.resize(size, Image.Resampling.BICUBIC), np.float64).clip(0)
 
 
 def _to_bytes(ink: Grayscale) -> Bytes:

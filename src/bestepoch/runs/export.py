@@ -1,4 +1,4 @@
-"""Hand a finished run over to DVC."""
+"""Export a finished run to the folder that DVC tracks."""
 
 from __future__ import annotations
 
@@ -6,27 +6,35 @@ import shutil
 from pathlib import Path
 
 from bestepoch.base import files
-from bestepoch.base.files import md5
+from bestepoch.base.errors import UsageError
+from bestepoch.runs import identity
 from bestepoch.runs.run import Run
 
 
 def export_run(run: Run, out: Path) -> None:
-    """Copy what ``dvc.yaml`` declares into ``out``, as a whole: beside, then renamed."""
-    beside = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    # copies, not links: DVC makes its cache read-only, and a run may be continued
+    """Copy the outputs that ``dvc.yaml`` declares into ``out``: write beside, then rename.
+
+    Raises:
+        UsageError: the training code was edited while the run trained.
+    """
+    if identity.hash_training_code() != run.info["code"]:
+        # DVC hashes the code after the command and would vouch for code that did not train this run
+        raise UsageError("The training code was edited while it ran. Run it again: dvc repro")
+    staging_dir = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(staging_dir, ignore_errors=True)
+    staging_dir.mkdir(parents=True)
+    # copies instead of links: DVC makes its cache read-only, and a run may be continued
     for name in ("iterations.csv", "epochs.csv"):
-        shutil.copyfile(run.folder / name, beside / name)
+        shutil.copyfile(run.folder / name, staging_dir / name)
     info = {key: value for key, value in run.info.items() if key not in ("to_publish", "published")}
-    files.write_json(beside / "run.json", info)
-    published = md5(beside / "run.json")
-    # not what a kill left half written
-    shutil.copytree(run.folder / "checkpoints", beside / "checkpoints", ignore=shutil.ignore_patterns(".*"))
+    files.write_json(staging_dir / "run.json", info)
+    checksum = files.md5(staging_dir / "run.json")
+    # hidden files are what a kill left of a checkpoint
+    shutil.copytree(run.folder / "checkpoints", staging_dir / "checkpoints", ignore=shutil.ignore_patterns(".*"))
     out.mkdir(parents=True, exist_ok=True)
-    for name in sorted(path.name for path in beside.iterdir()):
+    for name in sorted(path.name for path in staging_dir.iterdir()):
         target = out / name
         shutil.rmtree(target, ignore_errors=True) if target.is_dir() else target.unlink(missing_ok=True)
-        (beside / name).rename(target)
-    shutil.rmtree(beside)
-    run.update(published=published)  # DVC has it once its lock, written after this process, holds the checksum
+        (staging_dir / name).rename(target)
+    shutil.rmtree(staging_dir)
+    run.update(published=checksum)  # once dvc.lock holds this checksum, DVC has the run

@@ -1,4 +1,4 @@
-"""What a run is known by: its training code, command, environment and name."""
+"""What identifies a run: its training code, command, environment and name."""
 
 from __future__ import annotations
 
@@ -8,65 +8,59 @@ import platform
 import re
 import shlex
 import socket
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
-from bestepoch.base import paths
 from bestepoch.base.config.overrides import overrides_for_name, slug
 from bestepoch.base.config.schema import Config
-from bestepoch.base.paths import PACKAGE
+from bestepoch.base.paths import PACKAGE, project_root
 from bestepoch.components.data.split import Split
 
-
-def hash_code(modules: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of each named module of this package, as it is on the disk now."""
-    return {name: hashlib.sha256((PACKAGE / f"{name}.py").read_bytes()).hexdigest() for name in modules}
+# The folders whose code decides the numbers of a training. The values of the configuration are in the fingerprint.
+TRAINING_FOLDERS = ("components", "training")
 
 
-# The modules whose code decides the numbers that a training gives.
-TRAINING_FOLDERS = (
-    *("base/config/schema", "components/data/split", "components/models/networks"),
-    *("components/schedules/learning_rate", "evaluation/selection"),
-    *("training/batch_norm", "training/cuda_graph", "training/distributed", "training/loop", "training/optimizers"),
-    *("training/precision", "training/session", "training/state", "training/trainer"),
-)
+def hash_training_code() -> dict[str, str]:
+    """Return the SHA-256 of each source file in `TRAINING_FOLDERS` by its path in the package, as it is on the disk."""
+    sources = sorted(path for folder in TRAINING_FOLDERS for path in (PACKAGE / folder).rglob("*.py"))
+    return {path.relative_to(PACKAGE).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in sources}
 
 
-def format_command(launcher: list[str], overrides: list[str]) -> str:
-    """What to type to have this run again; an override that only says `as it is` is left out."""
-    return shlex.join([*launcher, "-m", "bestepoch.train", *(line for line in overrides if "${" not in line)])
+def format_command(launch_command: Sequence[str], overrides: Sequence[str]) -> str:
+    """Return the shell command that gives the run again; overrides that keep the value of params.yaml are left out."""
+    return shlex.join([*launch_command, "-m", "bestepoch.train", *(line for line in overrides if "${" not in line)])
 
 
-def find_preset(overrides: list[str]) -> str | None:
-    """The file of conf/experiment/ that the configuration came from."""
-    given = [line.partition("=")[2] for line in overrides if line.lstrip("+").startswith("experiment=")]
-    return given[-1] if given else None
+def find_preset(overrides: Sequence[str]) -> str | None:
+    """Return the name of the preset in ``conf/experiment/`` that the overrides choose, or None."""
+    names = [line.partition("=")[2] for line in overrides if line.lstrip("+").startswith("experiment=")]
+    return names[-1] if names else None
 
 
 def read_dvc_version() -> str | None:
-    """The checksum that DVC gave the raw data set, as ``data.dvc`` has it."""
+    """Return the checksum of the raw data set in ``data.dvc``, or None."""
     from omegaconf import OmegaConf
 
     with contextlib.suppress(OSError, LookupError, TypeError):
-        values: Any = OmegaConf.to_container(OmegaConf.load(paths.project_root() / "data.dvc"))
+        values: Any = OmegaConf.to_container(OmegaConf.load(project_root() / "data.dvc"))
         return str(values["outs"][0]["md5"])
     return None
 
 
 def read_dvc_checksums() -> set[str]:
-    """The checksums of what DVC has; it writes them when a stage has ended well."""
-    path = paths.project_root() / "dvc.lock"
+    """Return all checksums in ``dvc.lock``, which DVC writes when a stage has succeeded."""
+    path = project_root() / "dvc.lock"
     return set(re.findall(r"md5: (\w+)", path.read_text(encoding="utf-8"))) if path.is_file() else set()
 
 
-def make_run_name(config: Config, data: Split, overrides: list[str]) -> str:
-    return slug(
-        [data.name, config.model.name, config.optimizer.name, f"s{config.seed}", *overrides_for_name(overrides)]
-    )
+def make_run_name(config: Config, split: Split, overrides: Sequence[str]) -> str:
+    """Return a readable name of the data, network, optimizer, seed and further overrides."""
+    parts = [split.name, config.model.name, config.optimizer.name, f"s{config.seed}"]
+    return slug([*parts, *overrides_for_name(list(overrides))])
 
 
 def describe_environment() -> dict[str, Any]:
-    """What bit-identity depends on besides the configuration: promised for equal values of these, no further."""
+    """Return what the bits of a training depend on besides its configuration, data and code."""
     import torch
 
     return {

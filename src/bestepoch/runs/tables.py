@@ -16,14 +16,14 @@ Row = dict[str, float]
 
 @dataclass
 class CsvTail:
-    """Reads what has been added to a CSV file since the last look; a line that is not finished is left for later."""
+    """Incremental reader of a growing CSV file of numbers; an unfinished last line is left for a later read."""
 
     path: Path
-    offset: int = 0
+    offset: int = 0  # bytes read so far
     columns: list[str] = field(default_factory=list)
 
     def read(self, limit: int = 1_000_000) -> list[Row]:
-        """At most ``limit`` new rows, oldest first."""
+        """Return up to ``limit`` rows added since the last call, oldest first; none when the file does not exist."""
         if not self.path.exists():
             return []
         rows: list[Row] = []
@@ -40,12 +40,12 @@ class CsvTail:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """All finished rows of a journal file, as numbers; none where there is no file."""
+    """Return all finished rows of a table; none when the file does not exist."""
     return CsvTail(path).read()
 
 
 def read_columns(path: Path) -> dict[str, np.ndarray]:
-    """The finished rows as one array a column, float64: a twentieth of the memory that `read` takes."""
+    """Return the finished rows as one float64 array per column, in a twentieth of the memory of `read_rows`."""
     import numpy as np
 
     content = path.read_bytes()
@@ -54,18 +54,22 @@ def read_columns(path: Path) -> dict[str, np.ndarray]:
     return dict(zip(header.decode().split(","), values.T, strict=True))
 
 
-def read_since(path: Path, number: int) -> list[Row]:
-    """The finished rows whose first column is above ``number``, without reading all that is before them."""
-    size, step = path.stat().st_size if path.exists() else 0, 1 << 16
+def read_since(path: Path, key: int) -> list[Row]:
+    """Return the finished rows whose first column is greater than ``key``, reading the file from its end.
+
+    The first column must increase from row to row.
+    """
+    size, tail_bytes = path.stat().st_size if path.exists() else 0, 1 << 16
     while True:
-        start = max(size - step, 0)
+        start = max(size - tail_bytes, 0)
         rows = CsvTail(path, _next_line(path, start)).read()
-        if not start or (rows and _row_number(rows[0]) <= number):
-            return [row for row in rows if _row_number(row) > number]
-        step *= 2
+        if not start or (rows and _first_value(rows[0]) <= key):
+            return [row for row in rows if _first_value(row) > key]
+        tail_bytes *= 2
 
 
 def _next_line(path: Path, offset: int) -> int:
+    """Return the offset of the first line that starts after ``offset``, or 0 for offset 0."""
     if not offset:
         return 0
     with path.open("rb") as file:
@@ -74,12 +78,12 @@ def _next_line(path: Path, offset: int) -> int:
         return file.tell()
 
 
-def _row_number(row: Row) -> float:
+def _first_value(row: Row) -> float:
     return next(iter(row.values()))
 
 
 def write_table(path: Path, columns: list[str], rows: list[list[Any]]) -> None:
-    """A small CSV file as a whole."""
+    """Write a CSV file with a header line."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)

@@ -1,4 +1,4 @@
-"""Where the time of a training goes, and how much memory it took."""
+"""Measure where the time of a training run goes, and its peak memory."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ SECTIONS = {
     "tracking": "tracking",
     "checkpoints": "checkpoints",
 }
-"""What time is spent on, and how that is shown."""
+"""The section names of `SectionTimer` and their display names."""
 
 
 class SectionTimer:
-    """Each second is on one account: there is always one open, and opening another closes it.
+    """Attribute wall-clock time to sections; exactly one section is active at any time.
 
-    On a GPU the host only queues what is to be done: its waiting is on the account that is open where it has to wait.
+    GPU work is asynchronous: the wait for the GPU counts towards the section in which the host blocks.
     """
 
     def __init__(self, age: float = 0.0) -> None:
-        """Begin ``age`` seconds ago, with ``startup``."""
+        """Start in section ``startup``, as if ``age`` seconds ago."""
         self.seconds = dict.fromkeys(SECTIONS, 0.0)
         self.current = "startup"
         self._since = time.perf_counter() - age
 
     @classmethod
     def since_process_start(cls) -> SectionTimer:
-        """One that has run since the process began: with the interpreter's own start and all imports."""
+        """Return a timer that includes the start of the interpreter and all imports."""
         return cls(process_age())
 
     def switch(self, section: str) -> None:
-        """From now on time goes to ``account``."""
+        """End the current section and start ``section``."""
         now = time.perf_counter()
         self.seconds[self.current] += now - self._since
         self.current, self._since = section, now
 
     @contextlib.contextmanager
     def section(self, section: str) -> Iterator[None]:
-        """Time inside goes to ``account``, and after it to the one before."""
+        """Switch to ``section`` inside a ``with`` block, then back to the previous section."""
         before = self.current
         self.switch(section)
         try:
@@ -55,42 +55,42 @@ class SectionTimer:
             self.switch(before)
 
     def read(self) -> dict[str, float]:
-        """Seconds on each account until now; they add up to the time that the clock has run."""
+        """Return the seconds of each section up to now."""
         self.switch(self.current)
         return dict(self.seconds)
 
     def merge(self, earlier: Mapping[str, float]) -> None:
-        """What an attempt before this one spent, which this one goes on from."""
+        """Add the seconds of the earlier attempt that this run resumes."""
         for section in self.seconds:
             self.seconds[section] += earlier.get(section, 0.0)
 
 
 def process_age() -> float:
-    """Seconds since the operating system started this process."""
+    """Return the seconds since the operating system started this process."""
     import psutil
 
     created = psutil.Process().create_time()
     if not hasattr(time, "CLOCK_BOOTTIME"):
         return float(time.time() - created)
-    # Linux counts from boot, and psutil adds a time of boot that is rounded to a second: here it is taken off again
+    # psutil adds the boot time, rounded to a second, to Linux's time since boot; subtracting it restores the precision
     return float(time.clock_gettime(time.CLOCK_BOOTTIME) - (created - psutil.boot_time()))
 
 
 def peak_memory() -> int | None:
-    """The largest resident size of this process so far, in bytes; None where the system does not say."""
+    """Return this process's peak resident size in bytes, or None where the system does not report it."""
     with contextlib.suppress(OSError, ValueError, IndexError):
-        # on Linux getrusage(2) begins with the peak of the process that started this one
+        # on Linux, getrusage(2) starts from the peak of the parent process
         return int(re.findall(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)[0]) * 1024
     try:
         import resource
     except ImportError:
         return None
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2) differs
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2) reports bytes on macOS and KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def format_breakdown(spent: Mapping[str, float], memory: int | None = None) -> str:
-    """In a line: the whole, its parts, and the memory."""
+    """Return one line with the total seconds, the seconds of each section, and the peak ``memory`` given in bytes."""
     parts = ", ".join(f"{name} {spent[section]:.1f}" for section, name in SECTIONS.items())
     peak = f"; {memory / 1e6:,.0f} MB at the peak" if memory else ""
     return f"{sum(spent.values()):.1f} s: {parts}{peak}"

@@ -1,4 +1,4 @@
-"""Stage 2: the official training images become training and validation images; the official test set stays as it is."""
+"""Stage 2: split the official training images into training and validation; the official test set is kept as it is."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bestepoch.base import files, paths
-from bestepoch.base.config.schema import Config, SplitConfig
+from bestepoch.base import files
+from bestepoch.base.config.schema import SplitConfig
 from bestepoch.base.errors import UsageError
 from bestepoch.base.idx import read_idx
-from bestepoch.base.shutdown import stop_when_dvc_exits
 
 if TYPE_CHECKING:
     from bestepoch.base.idx import Bytes
@@ -26,52 +25,46 @@ log = logging.getLogger("bestepoch")
 PARTS = ("train", "validation", "test")
 
 
-def main(config: Config) -> None:
-    """``data/raw`` to ``data/split``."""
-    out = paths.project_root() / "data/split"
-    stop_when_dvc_exits()
-    summary = split_data(paths.project_root() / "data/raw", out, config.split)
-    log_split(summary)
-
-
 def log_split(summary: dict[str, Any]) -> None:
-    """Say what the split holds, and whatever is unusual about it."""
+    """Log the sizes of a split and warn about duplicate images."""
     sizes = ", ".join(f"{summary['sizes'][part]:,} {part}" for part in PARTS)
     log.info("%s: %s images of %d classes", summary["name"], sizes, summary["classes"])
-    for found in summary["duplicates"].values():
-        if found["count"]:
-            log.warning("warning: %d %s", found["count"], found["what"])
+    for duplicates in summary["duplicates"].values():
+        if duplicates["count"]:
+            log.warning("warning: %d %s", duplicates["count"], duplicates["what"])
 
 
-def split_data(raw: Path, out: Path, how: SplitConfig) -> dict[str, Any]:
-    """Read the four IDX files that `fetch` put into ``raw`` and write three npz files and ``summary.json``.
+def split_data(raw: Path, output_dir: Path, config: SplitConfig) -> dict[str, Any]:
+    """Split the four IDX files that `fetch` wrote to ``raw`` and write three npz files and ``summary.json``.
 
-    Stratified and seeded; a share, or one fold of k. An image stays in one part, by the hash of its content: a training
-    image that is also a test image is left out, and a validation image that is also a training image goes there.
+    The split is stratified and seeded; validation is a fraction, a count or one of k folds. The parts are disjoint by
+    content hash: training images that equal a test image are left out, and validation images that equal a training
+    image are moved to training.
 
     Returns:
-        the summary.
+        the content of ``summary.json``.
 
     Raises:
-        UsageError: files that do not fit each other, or a size that cannot be had.
+        UsageError: the files are inconsistent, or the requested validation size is impossible.
     """
-    about = files.read_json(raw / "dataset.json", "dvc repro data.dvc")
-    names = about["files"]
+    metadata = files.read_json(raw / "dataset.json", "dvc repro data.dvc")
+    names = metadata["files"]
     images, labels = _read_pair(raw, names["train_images"]["name"], names["train_labels"]["name"])
     test_images, test_labels = _read_pair(raw, names["test_images"]["name"], names["test_labels"]["name"])
     if images.shape[1:] != test_images.shape[1:]:
         raise UsageError(f"Training images are {images.shape[1:]} pixels, test images {test_images.shape[1:]}")
 
-    ours, theirs = _hash_images(images), set(_hash_images(test_images))
-    leaked = np.array([h in theirs for h in ours], bool)
-    kept = np.flatnonzero(~leaked)
-    train, validation = (
-        _split_stratified(labels, kept, how) if how.folds is None else _split_fold(labels, kept, ours, how)
-    )
-    in_train = {ours[i] for i in train}
-    moved = np.array([ours[i] in in_train for i in validation], bool)
-    twins = validation[moved]
-    train, validation = np.sort(np.concatenate([train, twins])), validation[~moved]
+    hashes, test_hashes = _hash_images(images), set(_hash_images(test_images))
+    in_test = np.array([image_hash in test_hashes for image_hash in hashes], bool)
+    candidates = np.flatnonzero(~in_test)
+    if config.folds is None:
+        train, validation = _split_stratified(labels, candidates, config)
+    else:
+        train, validation = _split_fold(labels, candidates, hashes, config)
+    train_hashes = {hashes[i] for i in train}
+    in_train = np.array([hashes[i] in train_hashes for i in validation], bool)
+    moved = validation[in_train]
+    train, validation = np.sort(np.concatenate([train, moved])), validation[~in_train]
     if not len(validation):
         raise UsageError("Every validation image is also a training image: nothing is left to validate on")
 
@@ -82,36 +75,36 @@ def split_data(raw: Path, out: Path, how: SplitConfig) -> dict[str, Any]:
     }
     classes = int(max(labels.max(), test_labels.max())) + 1
     checksums = {part: _checksum(*arrays) for part, arrays in parts.items()}
-    mean, deviation = _pixel_moments(parts["train"][0])
+    mean, std = _pixel_moments(parts["train"][0])
     summary: dict[str, Any] = {
-        "name": about["name"],
-        "request": {"data": about["requested"], "split": how.model_dump()},
-        "source": about["source"],
+        "name": metadata["name"],
+        "request": {"data": metadata["requested"], "split": config.model_dump()},
+        "source": metadata["source"],
         "files": names,
         "image": list(images.shape[1:]),
         "classes": classes,
         "sizes": {part: len(arrays[1]) for part, arrays in parts.items()},
         "per_class": {part: np.bincount(arrays[1], minlength=classes).tolist() for part, arrays in parts.items()},
-        "seed": how.seed,
-        # of the training images alone, for the normalisation
+        "seed": config.seed,
+        # The normalisation must not depend on validation or test images.
         "pixel_mean": round(mean, 4),
-        "pixel_std": round(max(deviation, 1e-3), 4),
+        "pixel_std": round(max(std, 1e-3), 4),
         "duplicates": {
             "left_out": {
                 "what": "training images are also test images and were left out of training and validation",
-                "count": int(leaked.sum()),
-                "indices": np.flatnonzero(leaked).tolist(),
+                "count": int(in_test.sum()),
+                "indices": np.flatnonzero(in_test).tolist(),
             },
             "moved": {
                 "what": "validation images are also training images and were moved there",
-                "count": len(twins),
-                "indices": twins.tolist(),
+                "count": len(moved),
+                "indices": moved.tolist(),
             },
         },
         "checksums": checksums,
         "checksum": hashlib.sha256("".join(checksums.values()).encode()).hexdigest(),
     }
-    _write_split(out, parts, summary)
+    _write_split(output_dir, parts, summary)
     return summary
 
 
@@ -129,61 +122,66 @@ def _hash_images(images: Bytes) -> list[bytes]:
 
 
 def _pixel_moments(images: Bytes) -> tuple[float, float]:
-    """Mean and standard deviation of the pixels; `ndarray.std` would take eight times the memory of all of them."""
-    parts = np.array_split(images, len(images) // 1000 + 1)
-    counts = sum((np.bincount(part.ravel(), minlength=256) for part in parts), np.zeros(256, np.int64))
-    # in whole numbers: sums of fractions differ between processors, and what is rounded with them
+    """Return mean and standard deviation of the pixels; `ndarray.std` would need eight times the images' memory."""
+    chunks = np.array_split(images, len(images) // 1000 + 1)
+    counts = sum((np.bincount(chunk.ravel(), minlength=256) for chunk in chunks), np.zeros(256, np.int64))
+    # Integers, because floating-point sums, and so the rounded results, differ between CPUs.
     values = np.arange(256)
     total, first, second = (int(counts @ values**power) for power in range(3))
     return first / total, ((total * second - first**2) / total**2) ** 0.5
 
 
-def _split_stratified(labels: Bytes, kept: NDArray[Any], how: SplitConfig) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Indices (sorted) into ``labels`` for training and for validation."""
+def _split_stratified(
+    labels: Bytes, candidates: NDArray[Any], config: SplitConfig
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the sorted training and validation indices, a stratified split of the indices ``candidates``."""
     from sklearn.model_selection import train_test_split
 
-    n, wanted = len(kept), how.validation
+    n, size = len(candidates), config.validation
     if not n:
         raise UsageError("Every training image is also a test image: nothing is left to train on")
-    count = round(wanted * n) if wanted < 1 else int(wanted)
-    present, sizes = np.unique(labels[kept], return_counts=True)
-    most = n - len(present)
-    if not len(present) <= count <= most:
+    count = round(size * n) if size < 1 else int(size)
+    classes, sizes = np.unique(labels[candidates], return_counts=True)
+    max_count = n - len(classes)
+    if not len(classes) <= count <= max_count:
         raise UsageError(
-            f"split.validation = {wanted} asks for {count:,} of {n:,} images; with {len(present)} classes, each in "
-            f"both parts, {len(present):,} to {most:,} are possible"
+            f"split.validation = {size} asks for {count:,} of {n:,} images; with {len(classes)} classes, each in "
+            f"both parts, {len(classes):,} to {max_count:,} are possible"
         )
     if sizes.min() < 2:
         raise UsageError(
-            f"Class {present[sizes.argmin()]} has {sizes.min()} training image; a stratified split needs at least 2"
+            f"Class {classes[sizes.argmin()]} has {sizes.min()} training image; a stratified split needs at least 2"
         )
-    train, validation = train_test_split(kept, test_size=count, random_state=how.seed, stratify=labels[kept])
+    train, validation = train_test_split(
+        candidates, test_size=count, random_state=config.seed, stratify=labels[candidates]
+    )
     return np.sort(train), np.sort(validation)
 
 
 def _split_fold(
-    labels: Bytes, kept: NDArray[Any], hashes: list[bytes], how: SplitConfig
+    labels: Bytes, candidates: NDArray[Any], hashes: list[bytes], config: SplitConfig
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The same for one fold of k: over all folds, each image is held out exactly once.
+    """Return the training and validation indices of one of k folds; the k folds validate each image exactly once.
 
-    Images are dealt out by their content, so that equal ones are in the same fold.
+    Equal images are in the same fold.
     """
     from sklearn.model_selection import StratifiedKFold
 
-    assert how.folds is not None and how.fold is not None  # the caller has looked
-    _, first, content = np.unique(np.array([hashes[i] for i in kept]), return_index=True, return_inverse=True)
-    contents = labels[kept][first]
-    present, sizes = np.unique(contents, return_counts=True)
-    if not len(sizes) or sizes.min() < how.folds:
-        least = (
-            f"class {present[sizes.argmin()]} has {sizes.min()} different images" if len(sizes) else "there are none"
+    assert config.folds is not None and config.fold is not None
+    candidate_hashes = np.array([hashes[i] for i in candidates])
+    _, first, inverse = np.unique(candidate_hashes, return_index=True, return_inverse=True)
+    unique_labels = labels[candidates][first]
+    classes, sizes = np.unique(unique_labels, return_counts=True)
+    if not len(sizes) or sizes.min() < config.folds:
+        reason = (
+            f"class {classes[sizes.argmin()]} has {sizes.min()} different images" if len(sizes) else "there are none"
         )
-        raise UsageError(f"split.folds = {how.folds} needs as many training images of each class; {least}")
-    dealt = StratifiedKFold(how.folds, shuffle=True, random_state=how.seed).split(contents, contents)
-    held_out = np.zeros(len(first), bool)
-    held_out[[validation for _, validation in dealt][how.fold]] = True
-    out = held_out[content]
-    return kept[~out], kept[out]
+        raise UsageError(f"split.folds = {config.folds} needs as many training images of each class; {reason}")
+    folds = StratifiedKFold(config.folds, shuffle=True, random_state=config.seed).split(unique_labels, unique_labels)
+    unique_mask = np.zeros(len(first), bool)
+    unique_mask[[validation for _, validation in folds][config.fold]] = True
+    mask = unique_mask[inverse]
+    return candidates[~mask], candidates[mask]
 
 
 def _checksum(images: Bytes, labels: Bytes) -> str:
@@ -193,18 +191,18 @@ def _checksum(images: Bytes, labels: Bytes) -> str:
     return digest.hexdigest()
 
 
-def _write_split(out: Path, parts: dict[str, tuple[Bytes, Bytes]], summary: dict[str, Any]) -> None:
-    """All four files beside, then renamed into ``out``; the summary last, since it vouches for the rest."""
-    out.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+def _write_split(output_dir: Path, parts: dict[str, tuple[Bytes, Bytes]], summary: dict[str, Any]) -> None:
+    """Write the npz files to a staging folder and rename them; ``summary.json`` is last and marks a complete split."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    staging_dir = Path(tempfile.mkdtemp(dir=output_dir.parent, prefix=f".{output_dir.name}."))
     try:
         for part, (images, labels) in parts.items():
             buffer = io.BytesIO()
             np.savez(buffer, images=images, labels=labels)
-            (beside / f"{part}.npz").write_bytes(buffer.getvalue())
-        (out / "summary.json").unlink(missing_ok=True)
+            (staging_dir / f"{part}.npz").write_bytes(buffer.getvalue())
+        (output_dir / "summary.json").unlink(missing_ok=True)
         for part in parts:
-            (beside / f"{part}.npz").replace(out / f"{part}.npz")
+            (staging_dir / f"{part}.npz").replace(output_dir / f"{part}.npz")
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    files.write_json(out / "summary.json", summary)
+        shutil.rmtree(staging_dir, ignore_errors=True)
+    files.write_json(output_dir / "summary.json", summary)

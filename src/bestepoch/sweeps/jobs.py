@@ -1,7 +1,6 @@
-"""A sweep's jobs, and what each notes of how it fares.
+"""Records of a sweep's jobs: one JSON file per job in the sweep's folder.
 
-The notes lie in the sweep's folder, a file for each job: jobs may run in other processes and on other machines, and
-who wants to know may ask after the sweep.
+Jobs may run in other processes and on other machines, and the records can be read after the sweep has ended.
 """
 
 from __future__ import annotations
@@ -17,27 +16,27 @@ from bestepoch.base import files, shutdown
 from bestepoch.base.config.overrides import short_override, slug
 
 JobRecord = dict[str, Any]
-RECORDS_FOLDER = ".jobs"  # in a sweep's folder
+RECORDS_FOLDER = ".jobs"  # in the sweep's folder
 
 
 def job_id(overrides: list[str]) -> str:
-    """By which a job is known."""
+    """Return the identifier of the job with these overrides."""
     return files.digest(overrides)
 
 
 def planned_jobs(jobs: list[list[str]], fixed: list[str] | None = None) -> dict[str, JobRecord]:
-    """What is noted of jobs that have not begun, by their `key`.
+    """Return the records of jobs that have not started, by `job_id`.
 
-    Each is named by what it does not have in common with all others, or with ``fixed``.
+    A job's name consists of the overrides that not all jobs share; a single job's name omits those in ``fixed``.
     """
-    # among the jobs, since Hydra writes a value in its own way: what was typed as 1e-2 is 0.01 in each
+    # Compare jobs with each other, not with the command line: Hydra rewrites values (1e-2 becomes 0.01).
     common = set(fixed or ()) if len(jobs) < 2 else set.intersection(*map(set, jobs))
     names = [slug([short_override(line) for line in job if line not in common] or ["job"]) for job in jobs]
-    alike = Counter(names)
+    name_counts = Counter(names)
     return {
         job_id(job): {
             "overrides": " ".join(job),
-            "name": name if alike[name] == 1 else f"{name}-{job_id(job)[:6]}",
+            "name": name if name_counts[name] == 1 else f"{name}-{job_id(job)[:6]}",
             "status": "not started",
         }
         for job, name in zip(jobs, names, strict=True)
@@ -46,41 +45,42 @@ def planned_jobs(jobs: list[list[str]], fixed: list[str] | None = None) -> dict[
 
 @dataclass
 class JobRecords:
-    """The notes in a sweep's ``folder``.
+    """The job records in a sweep's folder.
 
     Args:
-        planned: as `waiting` has them; empty where a sweeper chooses them on the way, or nobody knows any more.
-        host: whose processes can be looked for.
+        folder: the sweep's folder.
+        planned: result of `planned_jobs`; empty if a sweeper chooses jobs as it goes or the plan is not known any more.
+        host: name of this machine; processes on other machines cannot be checked.
     """
 
     folder: Path
     planned: dict[str, JobRecord] = field(default_factory=dict)
     host: str = field(default_factory=socket.gethostname)
-    _ended: dict[str, JobRecord] = field(default_factory=dict, init=False)  # the notes that change no more
+    _ended: dict[str, JobRecord] = field(default_factory=dict, init=False)  # cache
 
     def begin(self) -> None:
-        """Forget what was noted when the sweep was run before."""
+        """Create the records folder and delete records of an earlier run of the sweep."""
         (self.folder / RECORDS_FOLDER).mkdir(parents=True, exist_ok=True)
-        for old in (self.folder / RECORDS_FOLDER).glob("*.json"):
-            old.unlink()
+        for path in (self.folder / RECORDS_FOLDER).glob("*.json"):
+            path.unlink()
 
-    def write(self, job: str, note: JobRecord) -> None:
-        """How the job of this `key` fares now."""
-        files.write_json(self.folder / RECORDS_FOLDER / f"{job}.json", note)
+    def write(self, job: str, record: JobRecord) -> None:
+        """Write the record of the job with identifier ``job``."""
+        files.write_json(self.folder / RECORDS_FOLDER / f"{job}.json", record)
 
     def read_all(self) -> list[JobRecord]:
-        """What the jobs have noted, in the order of their numbers; those that nobody has begun are "not started"."""
-        there = {path.stem: path for path in (self.folder / RECORDS_FOLDER).glob("*.json")}
-        rows = [self._read(there.pop(name)) if name in there else job for name, job in self.planned.items()]
-        return rows + [self._read(path) for _, path in sorted(there.items())]
+        """Return all records in job order, including planned jobs that have not started."""
+        paths = {path.stem: path for path in (self.folder / RECORDS_FOLDER).glob("*.json")}
+        records = [self._read(paths.pop(job)) if job in paths else planned for job, planned in self.planned.items()]
+        return records + [self._read(path) for _, path in sorted(paths.items())]
 
     def _read(self, path: Path) -> JobRecord:
-        """A job's note; one whose process died before it could say so was killed."""
+        """Read a record; mark a running job as killed if its process has died."""
         if path.stem in self._ended:
             return self._ended[path.stem]
-        note: JobRecord = json.loads(path.read_text())
-        if note["status"] in ("finished", "failed"):
-            self._ended[path.stem] = note
-        if note["status"] == "running" and note["host"] == self.host and not shutdown.is_alive(note["process"]):
-            note["status"] = "killed"
-        return note
+        record: JobRecord = json.loads(path.read_text())
+        if record["status"] in ("finished", "failed"):
+            self._ended[path.stem] = record
+        if record["status"] == "running" and record["host"] == self.host and not shutdown.is_alive(record["process"]):
+            record["status"] = "killed"
+        return record

@@ -1,4 +1,4 @@
-"""Who won a sweep: jobs and settings in order, as a table for the terminal, for files and for MLflow."""
+"""Rank the jobs of a sweep and format the table for the terminal, CSV files and MLflow."""
 
 from __future__ import annotations
 
@@ -13,79 +13,87 @@ from bestepoch.base.paths import display_path, main_checkout
 from bestepoch.runs.run import Run
 from bestepoch.runs.tables import write_table
 from bestepoch.sweeps.jobs import JobRecord
+from bestepoch.tracking.mlflow.sweep import SweepSummary
 
-MAX_LISTED_JOBS = 50  # jobs in a description; jobs.csv has all
+MAX_LISTED_JOBS = 50  # in a description; jobs.csv lists all
 COLUMNS = ["overrides", "status", "best_epoch", "metric", "seconds", "run", "error", "traceback"]
 
 
 @dataclass
 class ReplicateGroup:
-    """Jobs that differ only in their seed or fold, the best one first."""
+    """Jobs that differ only in their seed or fold, best first."""
 
     name: str
     jobs: list[JobRecord]
 
     @property
     def mean(self) -> float:
-        """Of the jobs' best values."""
+        """Mean of the jobs' best metric values."""
         return statistics.fmean(job["metric"] for job in self.jobs)
 
     @property
     def sd(self) -> float:
-        """Standard deviation over the jobs; NaN of a single one."""
+        """Standard deviation of the jobs' best metric values; NaN for a single job."""
         return statistics.stdev(job["metric"] for job in self.jobs) if len(self.jobs) > 1 else math.nan
 
 
 @dataclass
 class Leaderboard:
-    """``settings``: of the finished jobs, best first. ``rest``: the jobs that are not finished."""
+    """Ranking of a sweep's jobs.
+
+    ``config`` holds the groups of finished jobs, best first, and ``rest`` the jobs that are not finished.
+    """
 
     metric: str
-    sign: int  # 1 where lower is better, else -1
-    config: list[ReplicateGroup]
+    sign: int  # 1 if lower is better, else -1
+    groups: list[ReplicateGroup]
     rest: list[JobRecord]
     runs: list[Run]
 
     @classmethod
-    def from_records(cls, notes: list[JobRecord], selection: SelectionConfig) -> Leaderboard:
-        """From what the jobs have noted."""
+    def from_records(cls, records: list[JobRecord], selection: SelectionConfig) -> Leaderboard:
+        """Rank the jobs by their records."""
         from bestepoch.sweeps.replicates import group_replicates
 
         sign = 1 if selection.mode == "min" else -1
-        good = {note["run"]: note for note in notes if note["status"] == "finished"}
-        runs = {name: Run.read(main_checkout() / name) for name in good}
-        config = []
-        for found in group_replicates(list(runs.values())) if runs else []:
-            jobs = [good[display_path(run.folder)] for run in found.runs]
-            config.append(ReplicateGroup(found.name, sorted(jobs, key=lambda job: sign * job["metric"])))
-        # one that lacks some of its seeds is not compared by those it has
-        full = max((len(setting.jobs) for setting in config), default=0)
-        config.sort(key=lambda setting: (len(setting.jobs) < full, sign * setting.mean))
-        rest = [note for note in notes if note["status"] != "finished"]
-        return cls(selection.metric, sign, config, rest, list(runs.values()))
+        finished = {record["run"]: record for record in records if record["status"] == "finished"}
+        runs = [Run.read(main_checkout() / name) for name in finished]
+        groups = []
+        for replicates in group_replicates(runs):
+            jobs = [finished[display_path(run.folder)] for run in replicates.runs]
+            groups.append(ReplicateGroup(replicates.name, sorted(jobs, key=lambda job: sign * job["metric"])))
+        # A group that lacks some replicates ranks below complete groups, because its mean is not comparable.
+        full = max((len(group.jobs) for group in groups), default=0)
+        groups.sort(key=lambda group: (len(group.jobs) < full, sign * group.mean))
+        rest = [record for record in records if record["status"] != "finished"]
+        return cls(selection.metric, sign, groups, rest, runs)
 
     @property
     def repeated(self) -> bool:
-        """Whether there are jobs that differ only in their seed or fold."""
-        return any(len(setting.jobs) > 1 for setting in self.config)
+        """Whether some jobs differ only in their seed or fold."""
+        return any(len(group.jobs) > 1 for group in self.groups)
 
     @property
     def winner(self) -> JobRecord | None:
-        """The best job of the best setting."""
-        return self.config[0].jobs[0] if self.config else None
+        """The best job of the best group, or None if no job is finished."""
+        return self.groups[0].jobs[0] if self.groups else None
 
     @property
     def failed(self) -> bool:
-        """Whether a job is not finished."""
-        return bool(self.rest) or not self.config
+        """Whether a job is not finished, or no job exists."""
+        return bool(self.rest) or not self.groups
 
     def jobs(self) -> list[JobRecord]:
-        """All of them, the best one first and the unfinished ones last."""
-        finished = [job for setting in self.config for job in setting.jobs]
+        """Return all jobs, best first and unfinished last."""
+        finished = [job for group in self.groups for job in group.jobs]
         return sorted(finished, key=lambda job: float(self.sign * job["metric"])) + self.rest
 
     def write(self, folder: Path) -> list[Path]:
-        """``jobs.csv`` and, where jobs are repeats of one another, ``settings.csv``."""
+        """Write ``jobs.csv`` and, if there are replicates, ``settings.csv``, and return their paths.
+
+        Raises:
+            OSError: a file cannot be written; the message names the file.
+        """
         files = [folder / "jobs.csv"]
         columns = [self.metric if c == "metric" else c for c in COLUMNS]
         with name_path_in_errors(files[0]):
@@ -95,16 +103,16 @@ class Leaderboard:
             with name_path_in_errors(files[1]):
                 write_table(files[1], ["setting", "n", f"{self.metric} mean", f"{self.metric} sd", "best_run"], [
                     [s.name, len(s.jobs), s.mean, "" if len(s.jobs) < 2 else s.sd, s.jobs[0]["run"]]
-                    for s in self.config
+                    for s in self.groups
                 ])  # fmt: skip
         return files
 
     def rows(self) -> list[list[str]]:
-        """The table as text: a head, then a line for each setting, or for each job where none is repeated."""
+        """Return the table as text: a header, then a row per group, or per job if there are no replicates."""
         if self.repeated:
             return [["setting", f"{self.metric} mean ± sd", "n"]] + [
                 [s.name, f"{s.mean:.5g}" + (f" ± {s.sd:.2g}" if len(s.jobs) > 1 else ""), str(len(s.jobs))]
-                for s in self.config
+                for s in self.groups
             ]
         return [["job", self.metric, "best epoch", "seconds"]] + [
             [job["name"], f"{job['metric']:.5g}", str(job["best_epoch"]), f"{job['seconds']:.1f}"]
@@ -113,11 +121,11 @@ class Leaderboard:
         ]
 
     def lines(self) -> list[str]:
-        """For the terminal: the table, then each job that is not finished, why, and where its traceback is."""
+        """Return the lines for the terminal: the table, then each unfinished job with its error and traceback file."""
         from tabulate import tabulate
 
-        rows = self.rows()  # the head among them: of headers tabulate makes wider columns
-        table = tabulate(rows, tablefmt="plain", colalign=_sides(rows), disable_numparse=True)
+        rows = self.rows()  # with the header, because tabulate widens the columns of separate headers
+        table = tabulate(rows, tablefmt="plain", colalign=_alignments(rows), disable_numparse=True)
         out = ["", *table.splitlines(), ""] if len(rows) > 1 else []
         for job in self.rest:
             out.append(format_job(job, self.metric))
@@ -125,25 +133,29 @@ class Leaderboard:
                 out.append(f"         {job['traceback']}")
         return out
 
+    def summary(self) -> SweepSummary:
+        """Return what the sweep's run in MLflow shows."""
+        return SweepSummary(self.metric, self.winner, self.failed, self.markdown())
+
     def markdown(self) -> list[str]:
-        """The same for a description, cut where it would be long."""
+        """Return the lines of a Markdown description, with at most ``MAX_LISTED_JOBS`` rows."""
         from tabulate import tabulate
 
-        head, *rows = self.rows()
-        table = tabulate(rows[:MAX_LISTED_JOBS], head, "pipe", colalign=_sides(rows), disable_numparse=True)
-        told = [f"- {format_job(job, self.metric)}" for job in self.rest[:MAX_LISTED_JOBS]]
-        return [*table.splitlines(), "", *told]
+        header, *rows = self.rows()
+        table = tabulate(rows[:MAX_LISTED_JOBS], header, "pipe", colalign=_alignments(rows), disable_numparse=True)
+        unfinished = [f"- {format_job(job, self.metric)}" for job in self.rest[:MAX_LISTED_JOBS]]
+        return [*table.splitlines(), "", *unfinished]
 
 
-def _sides(rows: list[list[str]]) -> list[str] | None:
-    """Names to the left, numbers to the right."""
+def _alignments(rows: list[list[str]]) -> list[str] | None:
+    # Names are aligned left, numbers right.
     return ["left"] + ["right"] * (len(rows[0]) - 1) if rows else None
 
 
 def format_job(job: JobRecord, metric: str) -> str:
-    """One job, as it ended."""
+    """Return one line that describes how the job ended."""
     if job["status"] != "finished":
         return f"{job['status']:<8}  {job['name']}" + (f"  {job['error']}" if "error" in job else "")
-    before = ", finished before" if job["before"] else ""
+    earlier = ", finished before" if job["before"] else ""
     best = f"{metric} {job['metric']:.5g} at epoch {job['best_epoch']}"
-    return f"finished  {job['name']}  {best}, {job['seconds']:.1f} s{before}"
+    return f"finished  {job['name']}  {best}, {job['seconds']:.1f} s{earlier}"

@@ -1,4 +1,4 @@
-"""What a person sees of a sweep's jobs while they run: a line for each, which stays when the job has ended."""
+"""Show the progress of a sweep: one status line per running job and one permanent line per ended job."""
 
 from __future__ import annotations
 
@@ -18,38 +18,42 @@ EVERY_SECONDS = 0.5
 
 
 def show_progress(jobs: JobRecords, selection: SelectionConfig, ended: threading.Event) -> None:
-    """One line for each job until ``ended``: on a terminal while it runs, and everywhere when it has ended."""
-    told: set[str] = set()
+    """Show the jobs' progress until the event ``ended`` is set.
+
+    Status lines of running jobs appear only on a terminal; lines of ended jobs are always printed.
+    """
+    reported: set[str] = set()
     best = math.inf
     sign = 1 if selection.mode == "min" else -1
     with StatusLines() as board:
         last = False
         while not last:
             last = ended.wait(EVERY_SECONDS)
-            running, news = [], []
-            notes = jobs.read_all()
-            for number, note in enumerate(notes, 1):
-                begin = f"{number:>{len(str(len(notes)))}}/{len(notes)}  "
-                if note["status"] == "running":
-                    running.append(begin + _describe_running(jobs, note, selection))
-                # one that was killed may yet go on, where a cluster queues it again
-                elif note["status"] in ("finished", "failed") and note["overrides"] not in told:
-                    told.add(note["overrides"])
-                    leads = note["status"] == "finished" and sign * note["metric"] < best
-                    best = sign * note["metric"] if leads else best
-                    news.append(begin + leaderboard.format_job(note, selection.metric) + ("  (leads)" if leads else ""))
-            board.show([] if last else running)  # first: no job shall stand there twice
-            for text in news:
-                board.line(text)
+            running, lines = [], []
+            records = jobs.read_all()
+            for i, record in enumerate(records, 1):
+                prefix = f"{i:>{len(str(len(records)))}}/{len(records)}  "
+                if record["status"] == "running":
+                    running.append(prefix + _describe_running(jobs, record, selection))
+                # A killed job is not reported, because a cluster may requeue it.
+                elif record["status"] in ("finished", "failed") and record["overrides"] not in reported:
+                    reported.add(record["overrides"])
+                    leads = record["status"] == "finished" and sign * record["metric"] < best
+                    best = sign * record["metric"] if leads else best
+                    text = leaderboard.format_job(record, selection.metric)
+                    lines.append(prefix + text + ("  (leads)" if leads else ""))
+            board.show([] if last else running)  # before printing, so that no job appears twice
+            for line in lines:
+                board.line(line)
 
 
-def _describe_running(jobs: JobRecords, note: JobRecord, selection: SelectionConfig) -> str:
-    table = jobs.folder / note["name"] / "epochs.csv"
+def _describe_running(jobs: JobRecords, record: JobRecord, selection: SelectionConfig) -> str:
+    table = jobs.folder / record["name"] / "epochs.csv"
     epochs = read_rows(table) if table.is_file() else []
     if not epochs:
-        return f"running   {note['name']}"
-    with contextlib.suppress(errors.UsageError):  # no finite value yet
+        return f"running   {record['name']}"
+    with contextlib.suppress(errors.UsageError):  # raised while no epoch has a finite value
         best = best_epoch(epochs, selection.metric, selection.mode)
         value = f"{selection.metric} {best[selection.metric]:.5g} at epoch {best['epoch']:.0f}"
-        return f"running   {note['name']}  {value} of {len(epochs)} so far"
-    return f"running   {note['name']}  {len(epochs)} epochs"
+        return f"running   {record['name']}  {value} of {len(epochs)} so far"
+    return f"running   {record['name']}  {len(epochs)} epochs"

@@ -1,4 +1,4 @@
-"""Runs that differ only in their seed or fold."""
+"""Group runs that differ only in their seed or fold."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from bestepoch.evaluation.selection import best_epoch, smooth_metric
 from bestepoch.runs.run import Run
 from bestepoch.runs.tables import Row, read_rows
 
-REPLICATE_KEYS = ("seed", "split.seed", "split.fold")  # runs that differ only in these are one setting, repeated
+REPLICATE_KEYS = ("seed", "split.seed", "split.fold")  # runs that differ only in these are replicates
 NUM_RESAMPLES = 2000
 
 
 @dataclass
 class ReplicateCurves:
-    """Runs of one configuration. ``name`` is what tells it from the other settings of the study."""
+    """Replicates of one configuration with their epoch tables; ``name`` lists what distinguishes the configuration."""
 
     name: str
     runs: list[Run]
@@ -29,48 +29,51 @@ class ReplicateCurves:
 
     @property
     def epochs(self) -> int:
-        """How many epochs all of the runs have: beyond, a mean would be of those that stopped late."""
+        """Number of epochs that every run has; later means would cover only the runs that stopped late."""
         return min(len(table) for table in self.tables)
 
     def curves(self, column: str) -> np.ndarray:
-        """(runs, epochs) values."""
+        """Return a column's values, shape ``(runs, epochs)``."""
         return np.array([[row[column] for row in table[: self.epochs]] for table in self.tables])
 
     def best_epochs(self, choice: SelectionConfig) -> list[int]:
-        """Of each run."""
+        """Return the best epoch of each run."""
         return [int(best_epoch(table, choice.metric, choice.mode)["epoch"]) for table in self.tables]
 
     def recommended(self, choice: SelectionConfig) -> tuple[int, int, int]:
-        """The epoch at which the mean curve is best, and its 95 % interval from runs drawn anew (bootstrap)."""
-        rows = [
-            smooth_metric(table[: self.epochs], choice.metric, choice.mode, choice.smoothing) for table in self.tables
-        ]
-        # an epoch without a finite value never wins
-        values = np.array([[row.get(float(e), np.inf) for e in range(1, self.epochs + 1)] for row in rows])
-        draws = np.random.default_rng(0).integers(len(rows), size=(NUM_RESAMPLES, len(rows)))
-        low, high = np.percentile(values[draws].mean(1).argmin(1) + 1, [2.5, 97.5], method="nearest")
+        """Return the epoch at which the mean curve is best and the bounds of its 95 % bootstrap interval over runs."""
+        n, tables = len(self.tables), [table[: self.epochs] for table in self.tables]
+        smoothed = [smooth_metric(table, choice.metric, choice.mode, choice.smoothing) for table in tables]
+        # An epoch without a finite value never wins.
+        values = np.array([[curve.get(float(e), np.inf) for e in range(1, self.epochs + 1)] for curve in smoothed])
+        samples = np.random.default_rng(0).integers(n, size=(NUM_RESAMPLES, n))
+        low, high = np.percentile(values[samples].mean(1).argmin(1) + 1, [2.5, 97.5], method="nearest")
         return int(values.mean(0).argmin()) + 1, int(low), int(high)
 
 
 def group_replicates(runs: list[Run]) -> list[ReplicateCurves]:
-    """Runs that are repeats of one another, together; each setting named by what not all of them have in common."""
-    runs = sorted(runs, key=lambda run: run.name)  # whoever lists them: sums depend on the order
+    """Group replicates; each group is named by the configuration values that not all runs share.
+
+    Raises:
+        UsageError: a run has no finished epoch.
+    """
+    runs = sorted(runs, key=lambda run: run.name)  # floating-point sums depend on the order
     configs = [{k: v for k, v in flatten(run.info["config"]).items() if k not in REPLICATE_KEYS} for run in runs]
-    told = _distinguishing_keys(configs)
-    together: dict[str, ReplicateCurves] = {}
+    keys = _distinguishing_keys(configs)
+    groups: dict[str, ReplicateCurves] = {}
     for run, config in zip(runs, configs, strict=True):
         table = read_rows(run.folder / "epochs.csv")
         if not table:
             raise UsageError(f"{paths.display_path(run.folder)} has no epoch yet")
-        name = " ".join(f"{key}={config[key]}" for key in told if key in config) or "all runs"
-        setting = together.setdefault(name, ReplicateCurves(name, [], []))
-        setting.runs.append(run)
-        setting.tables.append(table)
-    return list(together.values())
+        name = " ".join(f"{key}={config[key]}" for key in keys if key in config) or "all runs"
+        group = groups.setdefault(name, ReplicateCurves(name, [], []))
+        group.runs.append(run)
+        group.tables.append(table)
+    return list(groups.values())
 
 
 def _distinguishing_keys(configs: list[dict[str, Any]]) -> list[str]:
-    """The keys whose values differ; but what just comes with the choice from a menu goes without saying."""
+    """Return the keys whose values differ, except keys determined by the choice from their config group."""
     keys = sorted({key for config in configs for key in config}, key=lambda key: (key.count("."), key))
 
     def differ(key: str) -> bool:

@@ -1,1 +1,1 @@
-"""Brings journals to MLflow and TensorBoard. Imports `runs` and below; never `training`."""
+"""Deliver run journals to MLflow and TensorBoard. Imports `runs` and the packages below it; never `training`."""

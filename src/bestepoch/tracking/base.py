@@ -1,4 +1,9 @@
-"""The tracker protocol, and the metrics that every tracker has."""
+"""The tracker protocol and the metric names that all trackers share.
+
+A tracker reads a run's journal from a cursor. Rows that a slow or unreachable tracker has not stored stay in the
+journal and are delivered later: by the same run, by its next attempt, or by ``python -m bestepoch.sync``. Rows carry
+their own times, so delivering a row twice stores it once.
+"""
 
 from __future__ import annotations
 
@@ -12,27 +17,27 @@ EPOCH_METRICS = ("val/loss", "val/accuracy", "train/epoch_loss")
 
 
 class Tracker(Protocol):
-    """Where a run is shown."""
+    """A destination for the metrics of one run."""
 
     name: str
-    cursor: dict[str, Any]  # what it wants remembered between attempts
+    cursor: dict[str, Any]  # the tracker's state, saved between attempts
 
     @staticmethod
     def load() -> None:
-        """Import what it needs; asks no store or server."""
+        """Import the tracker's libraries without contacting a store or server."""
 
     def open(self) -> None:
-        """Find or make the run's place; may raise and be called again."""
+        """Find or create the run in the store. Called again after it raises."""
 
     def write(self, iterations: list[Row], epochs: list[Row]) -> None:
-        """Store these rows; may raise, and then gets the same rows again."""
+        """Store the rows. Called again with the same rows after it raises."""
 
     def close(self, status: str) -> None:
-        """All rows are written; ``status`` is finished, killed or failed."""
+        """End the run after its last row; ``status`` is finished, killed or failed."""
 
 
 def failure_reason(error: Exception) -> str:
-    """Why a tracker has not taken something, in a line."""
+    """Return one line that says why a tracker refused the data."""
     if getattr(error, "error_code", None) == "UNAUTHENTICATED":
         return (
             "the server does not know this name with this password: set MLFLOW_TRACKING_USERNAME and "

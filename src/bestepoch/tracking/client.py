@@ -1,4 +1,4 @@
-"""The trainer's handle of the process that brings its journal to the trackers, `bestepoch.tracking.worker`."""
+"""The trainer's handle on `bestepoch.tracking.worker`, the process that delivers its journal to the trackers."""
 
 from __future__ import annotations
 
@@ -20,43 +20,47 @@ from bestepoch.runs.run import Run
 
 log = logging.getLogger("bestepoch")
 
-MAX_RESTARTS = 3  # of a courier that dies; what it then still has to bring is left to `sync`
+MAX_RESTARTS = 3  # of a worker that dies; afterwards `sync` delivers the remaining rows
 
 
 class TrackingWorker:
-    """The process: one for all runs that this process trains one after the other, so that it is paid for once."""
+    """The worker process, shared by all runs that this process trains in turn so that its imports are paid for once."""
 
     def __init__(self, trackers: list[str]) -> None:
         self.trackers, self.context = trackers, _inherited_context()
-        self._requests: dict[str, list[dict[str, Any]]] = {}  # of the runs that are not closed yet
-        self._cursors: dict[str, dict[str, Any]] = {}  # what each tracker noted when it had everything, by run
+        self._requests: dict[str, list[dict[str, Any]]] = {}  # of each open run, to repeat to a new worker
+        self._cursors: dict[str, dict[str, Any]] = {}  # final cursor by run and tracker
         self._changed = threading.Condition(threading.RLock())
         self._restarts = MAX_RESTARTS
-        self._given_up = False  # dead for good, and all that it had said has been heard
+        self._given_up = False  # no restart is left and the last output has been read
         self._start()
 
     def open(self, run: Path, **request: Any) -> None:
-        """Have a run's journal delivered from now on."""
+        """Start delivering the journal in the folder ``run``."""
         with self._changed:
             self._requests[str(run)], self._cursors[str(run)] = [], {}
             self._send_request(str(run), request)
-            if self._process.poll() is not None:  # it died while there was nothing to do
+            if self._process.poll() is not None:  # the worker died while no run was open
                 self._start_again()
 
     def close(self, run: Path, wait: float, status: str, **info: Any) -> dict[str, Any]:
-        """Have the rest delivered and the run ended; the places of the trackers that have it all in time."""
+        """Deliver the remaining rows and end the run.
 
-        def over() -> bool:
+        Returns:
+            The final cursors, by name, of the trackers that stored all rows within ``wait`` seconds.
+        """
+
+        def is_done() -> bool:
             return self._given_up or len(self._cursors[str(run)]) == len(self.trackers)
 
         with self._changed:
             self._send_request(str(run), {"finish": status, **info})
-            self._changed.wait_for(over, max(wait, 0.1))
+            self._changed.wait_for(is_done, max(wait, 0.1))
             del self._requests[str(run)]
             return self._cursors.pop(str(run))
 
     def leave(self) -> None:
-        """The process ends by itself: at once, unless a run is open."""
+        """Close the worker's stdin: the worker exits at once unless a run is open."""
         with self._changed, contextlib.suppress(OSError):
             assert self._process.stdin is not None
             self._requests.clear()
@@ -69,10 +73,10 @@ class TrackingWorker:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            # a session of its own: Ctrl-C is meant for training, which then says how the run ended
+            # Keep Ctrl-C away from the worker: training handles the signal and reports how the run ended.
             start_new_session=True,
         )
-        threading.Thread(target=self._listen, args=(self._process,), name="courier", daemon=True).start()
+        threading.Thread(target=self._listen, args=(self._process,), name="tracking worker", daemon=True).start()
 
     def _send_request(self, run: str, request: dict[str, Any]) -> None:
         self._requests[run].append({"run": run, **request})
@@ -80,7 +84,7 @@ class TrackingWorker:
 
     def _write_request(self, request: dict[str, Any]) -> None:
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError):  # it has died: the next one is told
+        with contextlib.suppress(OSError):  # the worker died: its successor gets the request again
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
 
@@ -90,14 +94,14 @@ class TrackingWorker:
             try:
                 message = json.loads(line)
             except ValueError:
-                sys.stderr.write(line)  # a library has something to say
+                sys.stderr.write(line)  # output of a library
                 continue
             if "done" not in message:
                 log.log(message["level"], "%s", message["message"])
                 continue
             with self._changed:
                 if message["run"] in self._cursors:
-                    self._cursors[message["run"]][message["done"]] = message["place"]
+                    self._cursors[message["run"]][message["done"]] = message["cursor"]
                 self._changed.notify_all()
         process.wait()
         with self._changed:
@@ -105,7 +109,7 @@ class TrackingWorker:
                 self._start_again()
 
     def _start_again(self) -> None:
-        """After its death: another one, which is told everything that is still to do."""
+        """Replace a dead worker, and repeat the requests of all open runs to the new one."""
         if not self._restarts:
             self._given_up = True
             self._changed.notify_all()
@@ -120,12 +124,12 @@ _worker: TrackingWorker | None = None
 
 
 def ensure_worker(config: TrackingConfig) -> TrackingWorker | None:
-    """The process for these settings, started where there is none; None where nothing is tracked.
+    """Return the worker for ``config``, started if necessary; None if no tracker is enabled.
 
-    Called before the imports that training needs, it makes its own beside them, on another core.
+    Call this before importing PyTorch: the worker then imports its own libraries meanwhile on another core.
     """
     global _worker
-    trackers = [name for name, wanted in (("MLflow", config.mlflow), ("TensorBoard", config.tensorboard)) if wanted]
+    trackers = [name for name, enabled in (("MLflow", config.mlflow), ("TensorBoard", config.tensorboard)) if enabled]
     if _worker is not None and (_worker.trackers, _worker.context) != (trackers, _inherited_context()):
         _worker.leave()
         _worker = None
@@ -136,12 +140,12 @@ def ensure_worker(config: TrackingConfig) -> TrackingWorker | None:
 
 
 def _inherited_context() -> tuple[str, dict[str, str]]:
-    """What a process inherits that decides where it delivers to."""
+    """Return the inherited state that selects the store: working directory and MLflow's environment variables."""
     return str(Path.cwd()), {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_")}
 
 
 class RunTracking:
-    """All trackers of one run."""
+    """All trackers of one run, from its start to `close`."""
 
     def __init__(self, config: TrackingConfig, run: Run) -> None:
         self.config, self.run = config, run
@@ -155,11 +159,11 @@ class RunTracking:
             )
 
     def close(self, status: str) -> None:
-        """Deliver the rest, end each tracker's run, and say which could not take everything in time."""
+        """Deliver the remaining rows, end the run, and warn about each tracker that did not store all rows in time."""
         if self.worker is None:
             return
-        told = ("ended", "reason", "best", "verdict", "stopped", "spent", "peak_memory")
-        info = {key: self.run.info[key] for key in told if key in self.run.info} | {"asked": time.time()}
+        keys = ("ended", "reason", "best", "verdict", "stopped", "spent", "peak_memory")
+        info = {key: self.run.info[key] for key in keys if key in self.run.info} | {"asked": time.time()}
         cursors = self.worker.close(self.run.folder, self.config.drain_seconds, status, **info)
         for name in self.worker.trackers:
             if name not in cursors:

@@ -1,4 +1,4 @@
-"""How far a tracker has come with a run, and the delivery of what is missing."""
+"""Delivery cursors: track the rows that a tracker has stored, and deliver the pending ones."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from bestepoch.base import errors, files
 from bestepoch.runs.tables import CsvTail
 from bestepoch.tracking.base import Tracker
 
-MAX_ROWS_IN_MEMORY = 5000  # rows held in memory at once, however far behind a tracker is
+MAX_ROWS_IN_MEMORY = 5000  # per table and request
 
 
 class DeliveryCursor:
-    """How far one tracker has come with one run, kept in ``state/<tracker>.json`` between attempts."""
+    """One tracker's position in one run's journal, kept in ``state/<tracker>.json`` between attempts."""
 
     def __init__(self, folder: Path, tracker: Tracker) -> None:
         self.path = folder / "state" / f"{tracker.name.lower()}.json"
@@ -26,20 +26,20 @@ class DeliveryCursor:
         tracker.cursor = self.values
 
     def save(self) -> None:
-        """Put it on the disk."""
+        """Write the cursor to disk."""
         files.write_json(self.path, self.values)
 
 
 def delivery_lock(folder: Path) -> FileLock:
-    """Held by the one process that delivers this run: two writers would double the points of event files."""
+    """Return the lock of the process that delivers this run: two writers would duplicate points in event files."""
     return FileLock(folder / "state" / ".delivery.lock")
 
 
 def deliver_pending(tracker: Tracker, folder: Path, cursor: dict[str, Any]) -> bool:
-    """Deliver what the journal in ``folder`` holds beyond ``place``, which moves on; whether there was anything.
+    """Deliver the journal rows in ``folder`` after ``cursor``, advance the cursor, and return whether there were any.
 
     Raises:
-        Exception: whatever the tracker raised; ``place`` is then where the tracker's last success left it.
+        Exception: any error of the tracker; ``cursor`` then points after the last rows that the tracker stored.
     """
     tracker.open()
     delivered = False

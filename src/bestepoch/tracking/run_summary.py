@@ -1,4 +1,4 @@
-"""What a run says of itself in Markdown: on its page in MLflow, and in TensorBoard's text tab."""
+"""Summarize a run in Markdown for its MLflow description and TensorBoard's text tab."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from bestepoch.components.schedules.plan import make_plan
 
 
 def describe_run(info: dict[str, Any], metrics: dict[str, Any] | None = None) -> str:
-    """The results, the verdict, the arithmetic, and the command that gives the same run again.
+    """Return a run's results, diagnosis, training plan, command and code version as Markdown.
 
     Args:
-        info: what ``run.json`` holds.
-        metrics: what ``metrics.json`` holds, once it is evaluated.
+        info: content of ``run.json``.
+        metrics: content of ``metrics.json`` if the run has been evaluated.
     """
     parts = [] if metrics is None else [_describe_results(metrics)]
-    if (found := info.get("verdict")) is not None:
-        advice = f"{found['suggestion']} `{found['override']}`"
-        parts.append(f"**{found['kind'].capitalize()}.** {found['sentence']}\n\nTry: {advice}")
+    if (verdict := info.get("verdict")) is not None:
+        advice = f"{verdict['suggestion']} `{verdict['override']}`"
+        parts.append(f"**{verdict['kind'].capitalize()}.** {verdict['sentence']}\n\nTry: {advice}")
     elif info["status"] != "finished":
-        why = f": {info['reason']}" if info.get("reason") else ""
-        parts.append(f"**{info['status'].capitalize()}**{why}")
+        reason = f": {info['reason']}" if info.get("reason") else ""
+        parts.append(f"**{info['status'].capitalize()}**{reason}")
     plan = make_plan(info["data"]["sizes"]["train"], schema.TrainConfig(**info["config"]["train"]))
     parts.append("\n\n".join(plan.describe().splitlines()))
     if "stopped" in info:
         parts.append(f"Stopped early after epoch {info['stopped']['epoch']}: {info['stopped']['reason']}.")
     parts.append(f"The same run again:\n\n```\n{info['command']}\n```")
-    if told := _describe_code(info["git"]):
-        parts.append(told)
+    if info["git"]["commit"] is not None:
+        parts.append(_describe_code(info["git"]))
     return "\n\n".join(parts)
 
 
@@ -42,8 +42,6 @@ def _describe_results(metrics: dict[str, Any]) -> str:
 
 
 def _describe_code(git: dict[str, Any]) -> str:
-    if git["commit"] is None:
-        return ""
     name = f"`{git['commit'][:10]}`"
-    linked = f"[{name}]({git['url']})" if git.get("url") else name
-    return f"Code: {linked}{', with uncommitted changes' if git['dirty'] else ''}"
+    link = f"[{name}]({git['url']})" if git.get("url") else name
+    return f"Code: {link}{', with uncommitted changes' if git['dirty'] else ''}"

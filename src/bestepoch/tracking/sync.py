@@ -1,4 +1,4 @@
-"""Deliver what a tracker missed: everything in a run's journal that MLflow or TensorBoard does not have yet."""
+"""Deliver the rows of a run's journal that MLflow or TensorBoard does not have yet."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ from bestepoch.tracking.worker import make_tracker
 log = logging.getLogger("bestepoch")
 
 
-def main(config: Config) -> None:
-    """``python -m bestepoch.sync run=runs/<name>``. Safe to repeat: what is there is not stored twice."""
+def sync_run(config: Config) -> None:
+    """Run ``python -m bestepoch.sync run=runs/<name>``. Repeating the command stores nothing twice.
+
+    Raises:
+        UsageError: no run is named, the run is not in ``runs/``, is being trained, or a tracker refuses the data.
+    """
     if config.run is None:
         raise UsageError("Which run? Add run=runs/<name>")
     folder = paths.main_checkout() / "runs" / Run.read(find_run(config.run)).name
     if not (folder / "run.json").is_file():
-        # published results alone are DVC's: nothing may be written beside them
+        # DVC owns a folder of exported results; writing into the folder would change its checksum.
         folder = find_run(config.run)
         if paths.main_checkout() / "runs" not in folder.parents:
             raise UsageError(
@@ -34,18 +38,18 @@ def main(config: Config) -> None:
     if not run.lock():
         raise UsageError(f"{paths.display_path(folder)} is being trained now; it is delivered by who trains it")
     if run.status == "running":
-        run.update(status="killed")  # nobody trains it and it never came to its end
-    wanted = {MlflowTracker.name: config.tracking.mlflow, TensorBoardTracker.name: config.tracking.tensorboard}
-    with delivery_lock(folder):  # whoever still delivers it after a kill is given up within drain_seconds
-        for name in [name for name, yes in wanted.items() if yes]:
+        run.update(status="killed")  # the run's lock is free, so its training process is gone
+    trackers = {MlflowTracker.name: config.tracking.mlflow, TensorBoardTracker.name: config.tracking.tensorboard}
+    with delivery_lock(folder):  # the tracking worker of a killed trainer releases the lock within drain_seconds
+        for name in [name for name, enabled in trackers.items() if enabled]:
             tracker = make_tracker(name, run, config.tracking.experiment)
             cursor = DeliveryCursor(folder, tracker)
             try:
-                new = deliver_pending(tracker, folder, cursor.values)
+                delivered = deliver_pending(tracker, folder, cursor.values)
                 tracker.close(run.status)
             except Exception as error:
                 raise UsageError(f"{name} does not take the run's data: {failure_reason(error)}") from None
             cursor.values["status"] = run.status
             cursor.save()
-            log.info("%s: %s", name, "brought up to date" if new else "has everything already")
+            log.info("%s: %s", name, "brought up to date" if delivered else "has everything already")
     log.info("from %s", paths.display_path(folder))

@@ -1,4 +1,4 @@
-"""A batch's loss and gradients as a CUDA graph: recorded once, replayed for every further batch."""
+"""Capture the forward and backward pass of a batch as a CUDA graph and replay the graph for later batches."""
 
 from __future__ import annotations
 
@@ -13,67 +13,68 @@ from bestepoch.base.errors import UsageError
 from bestepoch.components.data.augment import Augment
 
 StepFunction = Callable[[Tensor, Augment], Tensor]
-WARMUP_STEPS = 3  # batches before recording: libraries choose their kernels and take their memory in the first ones
+WARMUP_STEPS = 3  # batches before capture, in which libraries select kernels and allocate workspaces
 
 
 class CUDAGraphStep:
-    """What `bestepoch.training.loop` does with a batch, without its Python.
+    """Run a step function through a CUDA graph, without its Python code.
 
-    For a small network a processor needs longer to start a GPU's kernels one at a time than they run. A graph starts
-    all of them at once. They are the same kernels on the same numbers, and give the same bits.
+    Launching the kernels of a small network one by one takes the CPU longer than the GPU needs to run them. A graph
+    launches all kernels at once. The kernels and their inputs are the same, so results are bit-identical.
 
     Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
     """
 
     def __init__(self, batch_size: int, weights: Iterable[Tensor]) -> None:
-        """For batches of ``batch_size`` images; others, such as the last of an epoch, are not replayed."""
+        """Prepare to capture batches of ``batch_size`` images; batches of other sizes run without the graph."""
         self.batch_size, self.weights = batch_size, tuple(weights)
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        self._warm = 0
-        self._recorded: _Capture | None = None
+        self._warmup_steps = 0
+        self._captured: _Capture | None = None
 
-    def __call__(self, work: StepFunction, index: Tensor, augment: Augment) -> Tensor:
-        """What ``work(index, augment)`` does and returns, on a GPU.
+    def __call__(self, step_fn: StepFunction, index: Tensor, augment: Augment) -> Tensor:
+        """Return the loss of ``step_fn(index, augment)``, a scalar on the GPU, and set the gradients of the weights.
 
         Args:
-            work: leaves gradients in the weights, starting from none, and returns the loss; does not wait for the GPU.
-                It is called for the first batches alone; what it works with must then stay where it is in memory.
-            augment: an epoch's; another one is taken up when it comes.
+            step_fn: Clears the gradients, computes new ones and returns the loss, without synchronising with the GPU.
+                A replay does not call it, so the tensors that it uses must keep their addresses.
+            index: Indices of the batch's images, shape ``(N,)``.
+            augment: The epoch's augmentation. A new epoch's parameters are copied into the graph's inputs.
 
         Raises:
-            UsageError: it cannot be recorded.
+            UsageError: The step cannot be captured.
         """
         if len(index) != self.batch_size:
-            return work(index, augment)
-        if self._recorded is None:
-            if self._warm < WARMUP_STEPS:
-                self._warm += 1
-                return self._aside(work, index, augment)
-            self._recorded = self._record(work, index, augment)
-        loss = self._recorded.replay(index, augment)
-        for weight, gradient in zip(self.weights, self._recorded.gradients, strict=True):
-            weight.grad = gradient  # a batch that was not replayed has left others
+            return step_fn(index, augment)
+        if self._captured is None:
+            if self._warmup_steps < WARMUP_STEPS:
+                self._warmup_steps += 1
+                return self._warm_up(step_fn, index, augment)
+            self._captured = self._capture(step_fn, index, augment)
+        loss = self._captured.replay(index, augment)
+        for weight, gradient in zip(self.weights, self._captured.gradients, strict=True):
+            weight.grad = gradient  # a batch that ran without the graph has replaced the graph's gradient tensors
         return loss
 
-    def _aside(self, work: StepFunction, index: Tensor, augment: Augment) -> Tensor:
-        """As it will be recorded: on a stream of its own."""
+    def _warm_up(self, step_fn: StepFunction, index: Tensor, augment: Augment) -> Tensor:
+        """Run the step on the stream that the capture will use."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            loss = work(index, augment)
+            loss = step_fn(index, augment)
         torch.cuda.current_stream().wait_stream(self._stream)
         return loss
 
-    def _record(self, work: StepFunction, index: Tensor, augment: Augment) -> _Capture:
+    def _capture(self, step_fn: StepFunction, index: Tensor, augment: Augment) -> _Capture:
         graph, index = torch.cuda.CUDAGraph(), index.clone()
         try:
-            # another thread fetches losses meanwhile, which is no part of it
+            # thread_local: the journal's thread may copy losses from the GPU during the capture
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-                loss = work(index, augment)
+                loss = step_fn(index, augment)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             cause: BaseException = error
-            while cause.__context__ is not None:  # the first of them says what it was
+            while cause.__context__ is not None:  # the first error of the chain names the operation
                 cause = cause.__context__
             raise UsageError(
                 f"device.cuda_graphs: a batch's work cannot be recorded ({errors.first_line(cause)}). "
@@ -84,12 +85,12 @@ class CUDAGraphStep:
 
 @dataclass
 class _Capture:
-    """A graph, and the places in memory that it reads and writes."""
+    """A captured graph and the tensors that it reads and writes."""
 
     graph: torch.cuda.CUDAGraph
     index: Tensor
     augment: Augment
-    copied: Augment  # the one that `augment` varies as
+    copied: Augment  # the Augment whose parameters `augment` holds now
     loss: Tensor
     gradients: tuple[Tensor | None, ...]
 

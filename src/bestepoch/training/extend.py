@@ -1,4 +1,4 @@
-"""What a new run owes to an earlier one: the epochs that both have in common, or a word on why there are none."""
+"""Reuse the epochs of a shorter earlier run in a new run, or log why that is impossible."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from bestepoch.runs.run import Run
 from bestepoch.runs.tables import read_rows
 
 log = logging.getLogger("bestepoch")
-MAX_LISTED_CHANGES = 6  # differences named in a message
+MAX_LISTED_CHANGES = 6
 
 
 def extend_earlier_run(run: Run, config: Config, plan: TrainingPlan) -> None:
-    """Give a new run the epochs of one that was the same but planned shorter; else say what keeps it from going on.
+    """Copy the epochs of an earlier run that differs only in its planned length into ``run``.
 
-    A kill on the way costs nothing: the state to go on from comes last, and without it training writes the same
-    rows anew.
+    If there is none and the latest run was interrupted, log what has changed since. A kill during the copy is
+    harmless: the training state is copied last, and without a state training computes the same rows again.
     """
     earlier = sorted(_other_runs(run), key=lambda other: other.info["started"], reverse=True)
     for other in earlier:
         if _lineage_key(other) == _lineage_key(run) and _copy_prefix(run, other, config, plan):
             return
     if earlier and earlier[0].status in ("running", "killed") and _is_unlocked(earlier[0]):
-        named = list_changes(earlier[0], run)
-        more = f" and {len(named) - MAX_LISTED_CHANGES} more" if len(named) > MAX_LISTED_CHANGES else ""
+        changes = list_changes(earlier[0], run)
+        suffix = f" and {len(changes) - MAX_LISTED_CHANGES} more" if len(changes) > MAX_LISTED_CHANGES else ""
         log.info("new      %s stays as it was interrupted; different now: %s%s",
-                 paths.display_path(earlier[0].folder), ", ".join(named[:MAX_LISTED_CHANGES]), more)  # fmt: skip
+                 paths.display_path(earlier[0].folder), ", ".join(changes[:MAX_LISTED_CHANGES]), suffix)  # fmt: skip
 
 
 def list_changes(before: Run, now: Run) -> list[str]:
-    """What differs in all that a run's identity is made of, in words."""
+    """Return one phrase for each difference between two runs in config, data and code."""
     old, new = flatten(before.info["config"]), flatten(now.info["config"])
-    said = [f"{key} {old.get(key)} → {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
+    changes = [f"{key} {old.get(key)} → {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
     if before.info["data"]["checksum"] != now.info["data"]["checksum"]:
-        said.append("the data's checksum")
-    code, now_code = before.info["code"], now.info["code"]
-    return said + [f"the code of {name}.py" for name in {**code, **now_code} if code.get(name) != now_code.get(name)]
+        changes.append("the data's checksum")
+    old, new = before.info["code"], now.info["code"]
+    return changes + [f"the code of {name}" for name in {**old, **new} if old.get(name) != new.get(name)]
 
 
 def _other_runs(run: Run) -> Iterator[Run]:
@@ -59,7 +59,7 @@ def _other_runs(run: Run) -> Iterator[Run]:
 
 
 def _lineage_key(run: Run) -> str:
-    """Equal for runs that differ only in when they are to end."""
+    """Return a hash that is equal for runs that differ only in when training ends."""
     config = {key: value for key, value in run.info["config"].items() if key != "stopping"}
     config["train"] = {"batch_size": config["train"]["batch_size"]}
     return files.digest(config, run.info["data"]["checksum"], run.info["code"])
@@ -73,26 +73,28 @@ def _is_unlocked(run: Run) -> bool:
 
 
 def _copy_prefix(run: Run, other: Run, config: Config, plan: TrainingPlan) -> bool:
-    """Whether ``other`` was planned shorter and has epochs for ``run``, which then has them."""
+    """Copy the epochs of ``other`` into ``run`` if ``other`` was planned shorter; return whether epochs were copied."""
     shorter = make_plan(plan.num_images, TrainConfig(**other.info["config"]["train"]))
-    same = other.info["fingerprint"] == run.info["fingerprint"]  # finished; asked for again, it is trained again
+    # an equal fingerprint means that a finished run was requested again: train it again
+    same = other.info["fingerprint"] == run.info["fingerprint"]
     if shorter.iterations > plan.iterations or same or not other.lock():
         return False
     try:
         path, done = _find_state(other.folder, plan)
         epochs = [row for row in read_rows(other.folder / "epochs.csv") if row["iteration"] <= done]
-        begun = math.ceil(done / plan.iterations_per_epoch)
-        if path is None or any(early_stop_reason(epochs[:n], config.stopping) for n in range(1, begun)):
+        num_epochs = math.ceil(done / plan.iterations_per_epoch)
+        if path is None or any(early_stop_reason(epochs[:n], config.stopping) for n in range(1, num_epochs)):
             return False
-        scheduler, peak = config.scheduler, config.optimizer.lr
+        scheduler, base_lr = config.scheduler, config.optimizer.lr
         for iteration in range(1, done + 1):
-            before, now = (learning_rate(scheduler, peak, p, iteration) for p in (shorter, plan))
-            if before != now:
+            old, new = (learning_rate(scheduler, base_lr, p, iteration) for p in (shorter, plan))
+            if old != new:
                 log.info(
                     "new      %s has trained this for %s, but scheduler=%s spreads the learning rate over the planned "
                     "epochs (iteration %s would have used %.3g, not %.3g): training starts from the beginning. "
                     "constant, step, exponential and plateau can be continued.",
-                    paths.display_path(other.folder), f"{done:,} iterations", scheduler.name, f"{iteration:,}", now, before,
+                    paths.display_path(other.folder), f"{done:,} iterations", scheduler.name,
+                    f"{iteration:,}", new, old,
                 )  # fmt: skip
                 return False
         for name in ("iterations.csv", "epochs.csv"):
@@ -108,9 +110,9 @@ def _copy_prefix(run: Run, other: Run, config: Config, plan: TrainingPlan) -> bo
 
 
 def _find_state(folder: Path, plan: TrainingPlan) -> tuple[Path | None, int]:
-    """The newest state that a longer training passes through, and its iteration.
+    """Return the newest state that training by the longer ``plan`` also reaches, and its iteration; else (None, 0).
 
-    One at the end of a cut epoch is none: there the longer training would go on with the epoch.
+    A state saved after a partial last epoch does not qualify: the longer training would continue that epoch.
     """
     from bestepoch.runs import checkpoint
 
@@ -123,14 +125,14 @@ def _find_state(folder: Path, plan: TrainingPlan) -> tuple[Path | None, int]:
 
 
 def _copy_rows(source: Path, target: Path, last: int) -> None:
-    """The header and the rows up to iteration ``last``."""
+    """Copy the header and the rows up to iteration ``last``."""
     header, *lines = source.read_text().splitlines(keepends=True)
     column = header.strip().split(",").index("iteration")
     files.write_atomic(target, header + "".join(line for line in lines if int(line.split(",")[column]) <= last))
 
 
 def _link(source: Path, target: Path, name: str) -> None:
-    """Checkpoints are never changed in place, so that two runs may share one; where links are not possible, a copy."""
+    """Hard-link a checkpoint, which is never changed in place; copy it where hard links are not possible."""
     (target / name).parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source / name, target / name)

@@ -1,10 +1,11 @@
-"""One epoch of training and one pass of evaluation. Knows neither Hydra nor a tracker."""
+"""One epoch of updates. Knows neither Hydra nor a tracker."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence, Sized
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +16,9 @@ from bestepoch.training.loss import Objective
 if TYPE_CHECKING:
     from bestepoch.training.cuda_graph import CUDAGraphStep
 
-OnStepEnd = Callable[[int, "float | Tensor", float], None]
-SwitchSection = Callable[[str], None]
-
 
 class NonFiniteLoss(Exception):
-    """The loss became NaN or infinite. On the CPU the update it belongs to was not made."""
+    """The loss became NaN or infinite. On the CPU, the update that it belongs to was not made."""
 
     def __init__(self, iteration: int, lr: float, loss: float) -> None:
         super().__init__(
@@ -28,63 +26,112 @@ class NonFiniteLoss(Exception):
         )
 
 
-def train_epoch(
-    network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    batches: Iterable[Tensor],
-    augment: Augment,
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    lr_at: Callable[[int], float],
-    first_iteration: int,
-    on_step_end: OnStepEnd,
-    switch_section: SwitchSection = lambda _: None,
-    graph: CUDAGraphStep | None = None,
-) -> None:
-    """Update once for each batch.
+class StepCallback(Protocol):
+    """What `train_epoch` calls."""
+
+    def on_step_end(self, iteration: int, loss: float | Tensor, lr: float) -> None:
+        """Record an update; on a GPU, ``loss`` is a scalar tensor that stays there, so that nothing waits for it."""
+
+    def switch_section(self, section: str) -> None:
+        """Count the time from now on as data, forward_backward, optimizer or tracking."""
+
+
+@dataclass(frozen=True)
+class Learner:
+    """The network as training calls it, and what updates it.
 
     Args:
-        images, labels: the whole training set, on the device.
-        batches: which of them to take, an index tensor for each update; of several processes each has its part.
-        rate: the learning rate of an update, by its number.
-        first: the number of the first update.
-        after: called with (iteration, loss, learning rate) after each update; on a GPU the loss is a tensor that
-            stays there, so that the device is not waited for.
-        account: told what time is spent on from now: data, forward_backward, optimizer, tracking (which is `after`).
-        graph: where batches are replayed on a GPU; by default each is computed step by step.
+        network: maps images `(N, H, W)` to logits `(N, classes)`.
+        objective: maps logits and labels to the scalar that an update minimises.
+        optimizer: updates the weights of the network.
+        graph: replays a step on a GPU; None computes each step operation by operation.
+    """
+
+    network: nn.Module
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    graph: CUDAGraphStep | None = None
+
+
+@dataclass(frozen=True)
+class EpochData:
+    """The training data of one epoch, on the device.
+
+    Args:
+        images: all training images, uint8 `(num_images, H, W)`.
+        labels: their labels, int64 `(num_images,)`.
+        batches: indices into ``images``, an int64 tensor for each update. Each process trains on its shard of a batch.
+        augment: varies the images of a batch.
+    """
+
+    images: Tensor
+    labels: Tensor
+    batches: Iterable[Tensor]
+    augment: Augment
+
+
+def train_epoch(
+    learner: Learner, data: EpochData, lr_at: Callable[[int], float], first_iteration: int, callback: StepCallback
+) -> None:
+    """Make one update for each batch.
+
+    Args:
+        learner: the network and what updates it.
+        data: the images and batches.
+        lr_at: gives the learning rate of an update by its iteration.
+        first_iteration: the iteration of the first update.
+        callback: is called after each update, and whenever the kind of work changes.
 
     Raises:
-        NonFiniteLoss: before the update that would spoil the weights (where the loss is on the CPU).
+        NonFiniteLoss: on the CPU, before the update that would spoil the weights.
     """
+    network, objective, optimizer, graph = learner.network, learner.objective, learner.optimizer, learner.graph
     context = objective.context
 
     def forward_backward(index: Tensor, augment: Augment) -> Tensor:
-        part = context.shard(index)
-        inputs, targets = augment(images[part], part), labels[part]
-        switch_section("forward_backward")
+        shard = context.shard(index)
+        inputs, targets = augment(data.images[shard], shard), data.labels[shard]
+        callback.switch_section("forward_backward")
         loss = objective(network(inputs), targets, len(index))
-        total = context.all_reduce_mean(loss)
+        mean_loss = context.all_reduce_mean(loss)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        return total.detach()
+        return mean_loss.detach()
 
     network.train()
-    switch_section("data")
-    for iteration, index in enumerate(batches, first_iteration):
+    callback.switch_section("data")
+    for iteration, index in enumerate(data.batches, first_iteration):
         if graph is None:
-            loss = forward_backward(index, augment)
+            loss = forward_backward(index, data.augment)
         else:
-            switch_section("forward_backward")  # a replayed batch does not come by there, and it is what is waited for
-            loss = graph(forward_backward, index, augment)
+            callback.switch_section("forward_backward")  # a replayed step does not call it
+            loss = graph(forward_backward, index, data.augment)
         lr = lr_at(iteration)
         value: float | Tensor = loss.item() if loss.device.type == "cpu" else loss
         if isinstance(value, float) and not math.isfinite(value):
             raise NonFiniteLoss(iteration, lr, value)
-        switch_section("optimizer")
+        callback.switch_section("optimizer")
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.step()
-        switch_section("tracking")
-        on_step_end(iteration, value, lr)
-        switch_section("data")
+        callback.switch_section("tracking")
+        callback.on_step_end(iteration, value, lr)
+        callback.switch_section("data")
+
+
+def require_finite(losses: list[float], begin: int, lr_at: Callable[[int], float]) -> list[float]:
+    """Return the losses of the iterations after ``begin``.
+
+    Raises:
+        NonFiniteLoss: names the first update whose loss is NaN or infinite.
+    """
+    for iteration, loss in enumerate(losses, begin + 1):
+        if not math.isfinite(loss):
+            raise NonFiniteLoss(iteration, lr_at(iteration), loss)
+    return losses
+
+
+def mean_loss(losses: list[float], batches: Sequence[Sized]) -> float:
+    """Return the mean over images: a smaller last batch counts for its number of images."""
+    sizes = [len(batch) for batch in batches]
+    return math.fsum(loss * n for loss, n in zip(losses, sizes, strict=True)) / sum(sizes)

@@ -1,22 +1,18 @@
-"""The objective that an update minimises."""
+"""The training loss."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from bestepoch.training.distributed import DistributedContext
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class Objective:
-    """What an update minimises: cross-entropy with label smoothing, plus ``l1`` times the sum of |weight|."""
+    """Cross-entropy with label smoothing, plus ``l1`` times the sum of the absolute ``weights``."""
 
     label_smoothing: float
     l1: float
@@ -24,11 +20,14 @@ class Objective:
     context: DistributedContext = field(default_factory=DistributedContext)
 
     def __call__(self, logits: Tensor, labels: Tensor, batch: int | None = None) -> Tensor:
-        """(n, classes) and (n,) to a scalar, in nats an image.
+        """Return the loss as a scalar tensor, in nats per image.
+
+        With several processes, the mean of their return values is the loss of the whole batch.
 
         Args:
-            batch: images in the batch that these are this process's part of, which may be none; the mean over the
-                processes is the batch's own loss.
+            logits: Shape ``(N, classes)``; ``N`` may be 0 on some of several processes.
+            labels: Shape ``(N,)``.
+            batch: Number of images in the whole batch, over all processes. Default: ``N``.
         """
         if self.context.size == 1:
             loss = cross_entropy(logits, labels, label_smoothing=self.label_smoothing)

@@ -1,4 +1,4 @@
-"""The optimizers of ``conf/optimizer/``, which are PyTorch's own."""
+"""Build the PyTorch optimizers of ``conf/optimizer/``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bestepoch.base.config.groups import AdamConfig, AdamWConfig, RmsPropConfig,
 def build_optimizer(
     config: SgdConfig | AdamConfig | AdamWConfig | RmsPropConfig, network: nn.Module
 ) -> torch.optim.Optimizer:
-    """The one that the settings name. Weight decay acts on weights, not on biases and normalisation."""
+    """Return the configured optimizer. Weight decay applies to weights, not to biases and normalisation parameters."""
     weights = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
     groups = [{"params": weights, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]

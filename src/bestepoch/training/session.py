@@ -1,175 +1,126 @@
-"""Stage 3: train, and record every iteration and every epoch."""
+"""Train one run from its opening to its end: open the run, train, record how it ended, close the trackers."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from bestepoch.components.data.split import Split
-    from bestepoch.components.schedules.plan import TrainingPlan
-    from bestepoch.runs.run import Run
-
-import math
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
-from bestepoch.base import errors, paths
-from bestepoch.base.config.overrides import job_overrides
 from bestepoch.base.config.schema import Config
-from bestepoch.base.errors import UsageError
-from bestepoch.base.shutdown import Interrupted, catch_stop_signals, exit_by_signal, stop_when_dvc_exits
+from bestepoch.base.errors import UsageError, first_line
+from bestepoch.base.paths import display_path
+from bestepoch.base.shutdown import Interrupted, catch_stop_signals, exit_by_signal
 from bestepoch.components.data.split import Split
-from bestepoch.components.schedules.plan import make_plan
-from bestepoch.evaluation import selection
-from bestepoch.runs import identity
-from bestepoch.runs.export import export_run
-from bestepoch.runs.identity import TRAINING_FOLDERS
+from bestepoch.components.schedules.plan import TrainingPlan, make_plan
 from bestepoch.runs.journal import Journal
-from bestepoch.runs.run import Run
-from bestepoch.runs.tables import read_rows
+from bestepoch.runs.run import Run, RunOrigin
 from bestepoch.runs.timing import SectionTimer, format_breakdown, peak_memory
-from bestepoch.splitting import ensure
-from bestepoch.tracking.client import RunTracking, ensure_worker
-from bestepoch.training import extend
 from bestepoch.training.device import choose_device
 from bestepoch.training.distributed import DistributedContext
-
-if TYPE_CHECKING:
-    from bestepoch.sweeps.sweep import Sweep
+from bestepoch.training.extend import extend_earlier_run
 
 log = logging.getLogger("bestepoch")
 
 
-def main(config: Config) -> float:
-    """Train one configuration; under `dvc repro`, hand the finished run over. Returns the best selection metric."""
-    context, timer = DistributedContext.from_env(), SectionTimer.since_process_start()
-    if context.is_main:
-        ensure_worker(config.tracking)
-    with context.process_group():
-        return train_main_rank(config, context, timer) if context.is_main else train_worker_rank(config, context)
+class RunTracker(Protocol):
+    """Brings the journal of a run to the trackers while the run trains."""
+
+    def close(self, status: str) -> None:
+        """Deliver what is missing and end the run in each tracker with ``status``."""
 
 
-def train_main_rank(config: Config, context: DistributedContext, timer: SectionTimer) -> float:
-    """`main`, of all processes in the first one, which is the only one as a rule."""
-    if config.publish:
-        stop_when_dvc_exits()
-    split = ensure.read_pipeline_split() if config.publish else ensure.ensure_split(config)
-    run = train(config, split, context=context, timer=timer)
-    if config.publish:
-        if identity.hash_code(TRAINING_FOLDERS) != run.info["code"]:
-            # DVC hashes the code now, after the command: it would vouch for code that did not train this
-            raise UsageError("The training code was edited while it ran. Run it again: dvc repro")
-        export_run(run, paths.project_root() / config.publish)
-    else:
-        if (found := run.info.get("verdict")) is not None:
-            log.info("verdict  %s", found["sentence"])
-            log.info("try      %s  %s", found["suggestion"], found["override"])
-        log.info("test it  python -m bestepoch.evaluate run=%s", paths.display_path(run.folder))
-        log.info("compare  make ui")
-    run.close()
-    return best_metric(run.folder, config)
-
-
-def train_worker_rank(config: Config, context: DistributedContext) -> float:
-    """`main` in any further process: its part of each batch. What becomes of the run is the first one's to say."""
-    split = context.broadcast()
-    if split is not None:
-        from bestepoch.training.device import resolve_auto
-        from bestepoch.training.loop import NonFiniteLoss
-        from bestepoch.training.trainer import Trainer
-
-        plan = make_plan(split.values["sizes"]["train"], config.train)
-        device = choose_device(config.device, context)
-        config = resolve_auto(config, device, context)
-        with catch_stop_signals() as stop:
-            try:
-                Trainer(config, plan, split, device, None, None, stop, SectionTimer(), context).train()
-            except Interrupted as interruption:
-                raise SystemExit(128 + interruption.number) from None
-            except NonFiniteLoss as error:
-                raise UsageError(str(error)) from None
-    return math.nan
-
-
-def sweep_main(config: Config, sweep: Sweep) -> float:
-    """One job of a sweep: a run below the sweep's folder and its parent run. Returns NaN where it failed."""
-    if sweep.should_stop():
-        return math.nan
-    with sweep.job() as (folder, row):
-        timer = SectionTimer()
-        ensure_worker(config.tracking)
-        run = train(config, ensure.ensure_split(config), folder, sweep.parent, timer=timer)
-        run.close()
-        row.update(sweep.job_result(run))
-    return float(row.get("metric", math.nan))
-
-
-def best_metric(folder: Path, config: Config) -> float:
-    """What any Hydra sweeper may optimise."""
-    choice = config.selection
-    return selection.best_epoch(read_rows(folder / "epochs.csv"), choice.metric, choice.mode)[choice.metric]
-
-
-def train(
-    config: Config,
-    split: Split,
-    folder: Path | None = None,
-    parent: str | None = None,
-    context: DistributedContext | None = None,
-    timer: SectionTimer | None = None,
-) -> Run:
-    """Train to the end of the plan, or go on where a run of the same identity was interrupted.
+@dataclass(frozen=True)
+class Session:
+    """What a training needs besides its configuration and data. By default it runs alone, without trackers.
 
     Args:
-        folder: where the run lives; by default a new folder in ``runs/``, or the one to go on with.
-        parent: the MLflow run of the sweep that this is a job of.
-        world: the processes that train it, of which this is the first; the others are in `follow`.
-        clock: has run since the command or the job began; by default it begins now.
+        overrides: Hydra overrides of the command line, for the run's name and command.
+        folder: the folder of the run; by default a new one in ``runs/``, or the one to continue.
+        parent: id of the MLflow run of the sweep that this run is a job of.
+        context: the processes that train; this process is rank 0.
+        timer: has run since the command or the job began.
+        track: opens the trackers of a run.
+        summarize: returns what ``run.json`` says of the finished run.
+    """
+
+    overrides: Sequence[str] = ()
+    folder: Path | None = None
+    parent: str | None = None
+    context: DistributedContext = field(default_factory=DistributedContext)
+    timer: SectionTimer = field(default_factory=SectionTimer)
+    track: Callable[[Run], RunTracker] | None = None
+    summarize: Callable[[Run], dict[str, Any]] | None = None
+
+
+def train(config: Config, split: Split, session: Session | None = None) -> Run:
+    """Train to the end of the plan, or continue the interrupted run of the same identity.
+
+    Args:
+        config: a composed configuration.
+        split: the data.
+        session: how the training runs; by default alone and without trackers.
+
+    Returns:
+        The finished run, still locked: call its ``close``.
 
     Raises:
         UsageError: the plan cannot be carried out, or the loss is no longer finite.
-        SystemExit: stopped by a signal; the state is saved, and the same command goes on from there.
+        SystemExit: a signal came; the state is saved, and the same call continues from there.
     """
     from bestepoch.training.device import resolve_auto
-    from bestepoch.training.loop import NonFiniteLoss
-    from bestepoch.training.trainer import Trainer
 
-    context, timer = context or DistributedContext(), timer or SectionTimer()
+    session = session or Session()
+    context = session.context
     plan = make_plan(split.values["sizes"]["train"], config.train)
     device = choose_device(config.device, context)
     config = resolve_auto(config, device, context)
-    run = Run.open(config, split, device.type, job_overrides(), folder, context)
-    log_heading(run, split, plan, config.device.cuda_graphs is True)
+    origin = RunOrigin(session.overrides, session.folder, context.size, context.launch_command)
+    run = Run.open(config, split, device.type, origin)
+    _log_heading(run, split, plan, config.device.cuda_graphs is True)
     if not run.resumed:
-        extend.extend_earlier_run(run, config, plan)
+        extend_earlier_run(run, config, plan)
     if run.status == "finished":
-        log.info("%s is finished already and is taken as it is", paths.display_path(run.folder))
+        log.info("%s is finished already and is taken as it is", display_path(run.folder))
         context.broadcast(None)
         return run
     context.broadcast(split)
     run.info.pop("reason", None)
-    run.update(status="running", to_publish=config.publish is not None, parent=parent)
+    run.update(status="running", to_publish=config.publish is not None, parent=session.parent)
+    signum = _train_and_record(config, split, device, run, session)
+    if signum:
+        run.close()
+        exit_by_signal(signum)
+    return run
+
+
+def _train_and_record(config: Config, split: Split, device: Any, run: Run, session: Session) -> int:
+    """Train, and write how it ended into ``run.json`` and the trackers; return the signal that stopped it, or 0."""
+    from bestepoch.training.loop import NonFiniteLoss
+    from bestepoch.training.trainer import Recorder, Trainer
+
+    timer = session.timer
     journal = Journal(run.folder)
-    deliveries = RunTracking(config.tracking, run)
-    status, stopped = "failed", 0
+    tracker = session.track(run) if session.track is not None else None
+    status, signum = "failed", 0
     try:
         with catch_stop_signals() as stop:
-            Trainer(config, plan, split, device, run, journal, stop, timer, context).train()
+            Trainer(config, split, device, stop, timer, session.context, Recorder(run, journal)).train()
         status = "finished"
-        if not config.publish:  # else `evaluate`, which comes next, says it
-            with contextlib.suppress(UsageError):  # a selection that cannot be, which `best_metric` will say
-                run.info.update(_summarize(run, config))
+        if session.summarize is not None:
+            with contextlib.suppress(UsageError):  # a selection that cannot be made, which the command reports
+                run.info.update(session.summarize(run))
     except Interrupted as interruption:
-        status, stopped = "killed", interruption.number
+        status, signum = "killed", interruption.number
         log.warning("stopped by %s; the same command goes on from here: %s", interruption, run.info["command"])
     except NonFiniteLoss as error:
         run.info["reason"] = f"{error} Try a tenth of the rate: optimizer.lr={config.optimizer.lr / 10:.3g}"
         raise UsageError(run.info["reason"]) from None
     except Exception as error:
-        run.info["reason"] = f"{type(error).__name__}: {errors.first_line(error)}"
+        run.info["reason"] = f"{type(error).__name__}: {first_line(error)}"
         raise
     finally:
         timer.switch("tracking")
@@ -177,43 +128,51 @@ def train(
             journal.close()
         finally:
             run.info.update(status=status, ended=time.time(), spent=timer.read(), peak_memory=peak_memory())
-            deliveries.close(status)
+            if tracker is not None:
+                tracker.close(status)
             run.info["spent"] = timer.read()
-            run.update()  # last: a kill while a tracker takes the rest leaves a run that the same command goes on with
+            # last: a kill while a tracker takes the rest leaves a run that the same command continues
+            run.update()
             log.info("time     %s", format_breakdown(run.info["spent"], run.info["peak_memory"]))
-    if stopped:
-        run.close()
-        exit_by_signal(stopped)
-    return run
+    return signum
 
 
-def _summarize(run: Run, config: Config) -> dict[str, Any]:
-    """What is known before the test: ``best``, the chosen epoch by the names of its metrics, and the ``verdict``."""
-    from bestepoch.evaluation.diagnosis import diagnose_run
-    from bestepoch.runs import checkpoint
+def train_worker_rank(config: Config, context: DistributedContext) -> None:
+    """Train on the shards of a rank above 0; rank 0 records the results.
 
-    epochs = read_rows(run.folder / "epochs.csv")
-    best = selection.select_epoch(
-        epochs, config.selection, lambda epoch: checkpoint.load_validation_results(run.folder, epoch)
-    )
-    names = {"best/epoch": "epoch", "best/val_loss": "val/loss", "best/val_accuracy": "val/accuracy", "time": "time"}
-    return {
-        "best": {name: best[key] for name, key in names.items()},
-        "verdict": diagnose_run(run.info, epochs).to_dict(),
-    }
+    Raises:
+        UsageError: the loss is no longer finite.
+        SystemExit: a signal came.
+    """
+    split = context.broadcast()
+    if split is None:
+        return
+    from bestepoch.training.device import resolve_auto
+    from bestepoch.training.loop import NonFiniteLoss
+    from bestepoch.training.trainer import Trainer
+
+    device = choose_device(config.device, context)
+    config = resolve_auto(config, device, context)
+    with catch_stop_signals() as stop:
+        try:
+            Trainer(config, split, device, stop, SectionTimer(), context).train()
+        except Interrupted as interruption:
+            raise SystemExit(128 + interruption.number) from None
+        except NonFiniteLoss as error:
+            raise UsageError(str(error)) from None
 
 
-def log_heading(run: Run, split: Split, plan: TrainingPlan, replayed: bool) -> None:
-    """What is trained on what and how, and the arithmetic, before training starts; ``replayed``: by a CUDA graph."""
+def _log_heading(run: Run, split: Split, plan: TrainingPlan, uses_graph: bool) -> None:
+    """Log what is trained on which data and device, and the arithmetic of epochs."""
     log.info("run      %s%s", run.name, " (resumed)" if run.resumed else "")
     log.info("data     %s", split.name)
     if split.offline_sample:
         log.warning("WARNING  the offline sample stands in for %s: no number here is of %s", *[split.requested] * 2)
     for line in plan.describe().splitlines():
         log.info("plan     %s", line)
-    count = run.info["config"].get("processes")
-    each = f" in each of {count} processes" if count else ""
+    processes = run.info["config"].get("processes")
+    each = f" in each of {processes} processes" if processes else ""
     device, threads = (run.info["environment"][key] for key in ("device", "threads"))
-    how = run.info["config"]["device"]
-    more = (f", {how['precision']}" if how["precision"] != "float32" else "") + ", CUDA graph" * replayed
-    log.info("device   %s, %d %s%s%s", device, threads, "thread" if threads == 1 else "threads", each, more)
+    precision = run.info["config"]["device"]["precision"]
+    details = (f", {precision}" if precision != "float32" else "") + ", CUDA graph" * uses_graph
+    log.info("device   %s, %d %s%s%s", device, threads, "thread" if threads == 1 else "threads", each, details)

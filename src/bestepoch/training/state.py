@@ -1,4 +1,4 @@
-"""All that training needs to go on where it was, in memory and on the disk."""
+"""The state that training needs to resume."""
 
 from __future__ import annotations
 
@@ -14,39 +14,51 @@ from bestepoch.training.distributed import DistributedContext
 
 @dataclass
 class TrainingState:
-    """Of one training. Learning rates, data order and augmentation follow from the iteration and need no place here."""
+    """The state of a training run in memory, which `save` writes and `resume` reads.
+
+    Learning rates, data order and augmentation are functions of the iteration and are not stored.
+    """
 
     network: torch.nn.Module
     optimizer: torch.optim.Optimizer
     device: torch.device
     context: DistributedContext = field(default_factory=DistributedContext)
     timer: SectionTimer = field(default_factory=SectionTimer)
-    iteration: int = 0  # updates made
-    evaluated: bool = True  # whether the epoch that the last of them ended has its row
-    seconds: float = 0.0  # trained in an epoch that is not at its end
+    iteration: int = 0  # number of updates made
+    evaluated: bool = True  # False when the last update ended an epoch that has no row in epochs.csv yet
+    seconds: float = 0.0  # training time spent in the current, unfinished epoch
 
     def resume(self, folder: Path | None) -> bool:
-        """Take up the newest whole state of the run in ``folder``, if there is one; the first process reads it."""
+        """Load the newest readable state of the run in ``folder``; return whether there is one.
+
+        Rank 0 reads the file and broadcasts the state; ``folder`` is None on other ranks.
+        """
         saved = self.context.broadcast(checkpoint.load_newest_state(folder) if folder is not None else None)
         if saved is None:
             return False
         self.network.load_state_dict(saved["network"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        random = saved if self.context.size == 1 else saved["processes"][self.context.rank]
-        torch.set_rng_state(random["rng"])
-        if "cuda_rng" in random:
-            torch.cuda.set_rng_state(random["cuda_rng"])
+        rng_state = saved if self.context.size == 1 else saved["processes"][self.context.rank]
+        torch.set_rng_state(rng_state["rng"])
+        if "cuda_rng" in rng_state:
+            torch.cuda.set_rng_state(rng_state["cuda_rng"])
         for name in ("iteration", "evaluated", "seconds"):
             setattr(self, name, saved[name])
         self.timer.merge(saved["spent"])
         return True
 
     def save(self, folder: Path | None) -> None:
-        """Put it beside the ones before, as the first process does; the newest two are kept."""
-        random = {"rng": torch.get_rng_state()}
+        """Write the state to the run in ``folder`` and delete all but the newest two states.
+
+        Every rank must call this, because random states are gathered. ``folder`` is None on ranks other than 0.
+
+        Raises:
+            OSError: The disk is full or the folder is read-only.
+        """
+        rng_state = {"rng": torch.get_rng_state()}
         if self.device.type == "cuda":
-            random["cuda_rng"] = torch.cuda.get_rng_state()
-        everyones = self.context.all_gather(random)
+            rng_state["cuda_rng"] = torch.cuda.get_rng_state()
+        rng_states = self.context.all_gather(rng_state)
         if folder is None:
             return
         state = {
@@ -56,6 +68,6 @@ class TrainingState:
             "evaluated": self.evaluated,
             "seconds": self.seconds,
             "spent": self.timer.read(),
-            **(random if self.context.size == 1 else {"processes": everyones}),
+            **(rng_state if self.context.size == 1 else {"processes": rng_states}),
         }
         checkpoint.save_state(folder, self.iteration, state)

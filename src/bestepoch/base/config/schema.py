@@ -1,11 +1,10 @@
-"""What may stand in the configuration: every setting with its type and its range.
+"""Schema of the whole configuration: every setting with its type and range.
 
-One class for each entry of a menu; `compose` reads the files and puts the errors into the user's language.
+`groups` holds one class per option of a config group; `messages` rewrites validation errors for users.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
@@ -38,7 +37,6 @@ from bestepoch.base.config.groups import (
     check_plain_name,
 )
 
-log = logging.getLogger("bestepoch")
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -55,13 +53,15 @@ ResultsFolder = Annotated[str, AfterValidator(_check_results_folder)]
 
 
 def _check_runs(value: Any) -> Any:
-    several = isinstance(value, list) and value and all(isinstance(name, str) for name in value)
-    if not (value is None or isinstance(value, str) or several):
+    is_list = isinstance(value, list) and value and all(isinstance(name, str) for name in value)
+    if not (value is None or isinstance(value, str) or is_list):
         raise ValueError("must be a run's folder, or a list of them such as [runs/a,runs/b]")
     return value
 
 
 class FetchConfig(StrictModel):
+    """Downloads: `timeout` in seconds, `min_speed` in kB/s, `retries` per mirror."""
+
     timeout: PositiveFloat
     min_speed: NonNegativeFloat
     retries: NonNegativeInt
@@ -76,13 +76,15 @@ def _check_fraction_or_count(value: Any) -> Any:
 
 
 class SplitConfig(StrictModel):
+    """Train/validation split: a fraction or count of validation images, or fold `fold` of `folds`."""
+
     validation: Annotated[Any, AfterValidator(_check_fraction_or_count)]
     seed: Seed
     folds: Annotated[int, Field(ge=2)] | None
     fold: NonNegativeInt | None
 
     @model_validator(mode="after")
-    def _a_fold_is_one_of_the_folds(self) -> Self:
+    def _check_fold(self) -> Self:
         if (self.folds is None) != (self.fold is None):
             raise PydanticCustomError(
                 "together",
@@ -97,12 +99,14 @@ class SplitConfig(StrictModel):
 
 
 class TrainConfig(StrictModel):
+    """Length of training, in epochs or iterations, and the global batch size."""
+
     epochs: PositiveInt | None
     iterations: PositiveInt | None
     batch_size: PositiveInt
 
     @model_validator(mode="after")
-    def _one_is_given(self) -> Self:
+    def _check_length_given(self) -> Self:
         if self.epochs is None and self.iterations is None:
             raise PydanticCustomError(
                 "together", "train.epochs and train.iterations are both null: give one, such as train.epochs=6"
@@ -111,10 +115,14 @@ class TrainConfig(StrictModel):
 
 
 class LossConfig(StrictModel):
+    """Cross-entropy loss."""
+
     label_smoothing: Fraction
 
 
 class DeviceConfig(StrictModel):
+    """Device, CPU threads, autocast precision and CUDA graphs."""
+
     name: Literal["auto", "cuda", "mps", "cpu"]
     threads: PositiveInt | None
     precision: Literal["auto", "float32", "bfloat16"]
@@ -128,6 +136,8 @@ def _check_odd(value: int) -> int:
 
 
 class SelectionConfig(StrictModel):
+    """Choice of the best epoch; `smoothing` is the window of a centred average over epochs."""
+
     metric: Metric
     mode: Mode
     rule: Literal["best", "one_standard_error"]
@@ -135,10 +145,14 @@ class SelectionConfig(StrictModel):
 
 
 class CheckpointConfig(StrictModel):
+    """Seconds between checkpoints within an epoch."""
+
     every_seconds: PositiveFloat
 
 
 class TrackingConfig(StrictModel):
+    """Experiment trackers; the end of a run waits up to `drain_seconds` for them."""
+
     mlflow: bool
     tensorboard: bool
     experiment: PlainName
@@ -148,10 +162,14 @@ class TrackingConfig(StrictModel):
 
 
 class RegistryConfig(StrictModel):
+    """MLflow's model registry."""
+
     enabled: bool
 
 
 class SweepOptions(StrictModel):
+    """Options of a sweep that ``-m`` starts."""
+
     fail_fast: bool
 
 
@@ -159,14 +177,14 @@ def _sweep_tag(value: Any) -> str:
     return "folder" if isinstance(value, str) else "options"
 
 
-# `sweep=runs/sweeps/<name>` names one; `sweep.fail_fast=true` says how one is run
+# `sweep=runs/sweeps/<name>` selects a finished sweep; `sweep.fail_fast=true` sets an option of a new one.
 SweepChoice = Annotated[
     Annotated[SweepOptions, Tag("options")] | Annotated[str, Tag("folder")], Discriminator(_sweep_tag)
 ]
 
 
 class Config(StrictModel):
-    """One experiment, complete: what ``python -m bestepoch.train --cfg job --resolve`` prints."""
+    """The complete configuration of one run, as ``python -m bestepoch.train --cfg job --resolve`` prints it."""
 
     data: DataChoice
     model: ModelChoice
@@ -189,7 +207,7 @@ class Config(StrictModel):
     publish: ResultsFolder | None
 
     def training(self) -> dict[str, Any]:
-        """The part that decides which numbers a training gives; with data and code, a run's identity."""
+        """Return the settings that influence the training result; with data and code they identify a run."""
         keys = {"model", "optimizer", "scheduler", "augment", "stopping", "seed", "split", "train", "loss", "device"}
-        same_bits = {"device": {"cuda_graphs"}}
-        return {"data": self.data.name, **self.model_dump(include=keys, exclude=same_bits)}
+        # CUDA graphs do not change the result.
+        return {"data": self.data.name, **self.model_dump(include=keys, exclude={"device": {"cuda_graphs"}})}

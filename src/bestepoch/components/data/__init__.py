@@ -1,1 +1,1 @@
-"""The split on the disk, the order of an epoch and augmentation."""
+"""Load a split, order an epoch's images and augment them."""

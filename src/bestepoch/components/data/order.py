@@ -1,37 +1,29 @@
-"""The order of an epoch and the random streams: pure functions of seed and epoch."""
+"""Derive the order of an epoch and the random generators from the seed and the epoch."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
-
-    Bytes = NDArray[np.uint8]
-
-
-def epoch_permutation(seed: int, epoch: int, images: int) -> torch.Tensor:
-    """The order in which an epoch visits the training images: a pure function of its arguments.
-
-    Returns:
-        a permutation of 0 .. images-1, int64.
-    """
     import torch
 
-    return torch.randperm(images, generator=make_generator(seed, epoch, 0))
+
+def epoch_permutation(seed: int, epoch: int, num_images: int) -> torch.Tensor:
+    """Return the order in which an epoch visits the training images: a permutation, int64 ``(num_images,)``."""
+    import torch
+
+    return torch.randperm(num_images, generator=make_generator(seed, epoch, 0))
 
 
 def rank_seed(seed: int, rank: int) -> int:
-    """The seed for what one of several processes draws on the way, such as dropout."""
+    """Return the seed of one rank's global generator, which dropout draws from."""
     import numpy as np
 
     return int(np.random.SeedSequence([seed, rank], spawn_key=(2,)).generate_state(1, np.uint64)[0] >> 1)
 
 
 def make_generator(seed: int, epoch: int, purpose: int) -> torch.Generator:
-    """Independent streams for each (seed, epoch, purpose); nothing of it needs saving."""
+    """Return an independent CPU generator for (seed, epoch, purpose); a checkpoint need not store its state."""
     import numpy as np
     import torch
 

@@ -1,4 +1,4 @@
-"""IDX files, the split on the disk, and images as tensors in memory, where a batch is an index."""
+"""Read a split: its summary, and its images and labels as tensors."""
 
 from __future__ import annotations
 
@@ -11,23 +11,19 @@ from bestepoch.base import files, paths
 from bestepoch.base.errors import UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
-
-    Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """What ``summary.json`` says of a split. Equal are those of the same bytes in the same place."""
+    """A split as described by its ``summary.json``. Splits are equal if folder and checksum are equal."""
 
     folder: Path
     values: dict[str, Any]
 
     @classmethod
     def read(cls, folder: Path) -> Split:
-        """Raises UsageError where there is no split."""
+        """Read ``folder/summary.json``. Raises UsageError if the file is missing or is not JSON."""
         return cls(folder, files.read_json(folder / "summary.json", "dvc repro split"))
 
     def __eq__(self, other: object) -> bool:
@@ -38,43 +34,46 @@ class Split:
 
     @property
     def name(self) -> str:
-        """The data set that is really there: the sample's name where it stands in for another."""
+        """The data set of the images: the sample's name if the sample replaces the requested data set."""
         return str(self.values["name"])
 
     @property
     def requested(self) -> str:
-        """The data set that was asked for."""
+        """The requested data set."""
         return str(self.values["request"]["data"])
 
     @property
     def checksum(self) -> str:
-        """SHA-256 over all three parts, images and labels."""
+        """SHA-256 of the images and labels of all parts, in hexadecimal."""
         return str(self.values["checksum"])
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width of an image, in pixels."""
+        """Height and width ``(H, W)`` of an image, in pixels."""
         height, width = self.values["image"]
         return height, width
 
     @property
     def classes(self) -> int:
-        """How many labels there are."""
+        """Number of classes."""
         return int(self.values["classes"])
 
     @property
     def offline_sample(self) -> bool:
-        """Whether the sample stands in because no mirror answered."""
+        """Whether the offline sample replaces the requested data set, because no mirror answered."""
         return self.name != self.requested
 
 
 def load_part(folder: Path, part: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """One part of a split: "train", "validation" or "test".
+    """Load one part of a split: "train", "validation" or "test".
 
-    Only the evaluation stage asks for "test".
+    Only the evaluation stage loads "test".
 
     Returns:
-        images, uint8 (n, height, width), and labels, int64 (n,).
+        images, uint8 ``(N, H, W)``, and labels, int64 ``(N,)``, on the CPU.
+
+    Raises:
+        UsageError: the file of the part is missing.
     """
     import numpy as np
     import torch
@@ -89,6 +88,15 @@ def load_part(folder: Path, part: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 @functools.lru_cache(maxsize=4)
 def load_cached(split: Split, part: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """`load`, on the device, and once for all jobs that this process trains; nobody may change the tensors."""
+    """Load a part onto ``device``. All jobs of this process share the tensors and must not modify them."""
     images, labels = load_part(split.folder, part)
     return images.to(device), labels.to(device)
+
+
+def read_pipeline_split() -> Split:
+    """Return the split that ``dvc repro`` made in ``data/split``.
+
+    Raises:
+        UsageError: the split does not exist.
+    """
+    return Split.read(paths.project_root() / "data/split")

@@ -1,34 +1,35 @@
-"""Logits of a network and per-example losses."""
+"""Compute the logits of a network and its per-example results."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-if TYPE_CHECKING:
-    pass
-
 
 @torch.inference_mode()
 def predict(network: nn.Module, images: Tensor, batch_size: int | None = None) -> Tensor:
-    """Logits (n, classes), in evaluation mode, on the device of the network."""
+    """Switch the network to evaluation mode and return its logits, float32 ``(N, C)``, on the network's device.
+
+    ``images`` are ``(N, H, W)`` with values 0 to 255, of any dtype and on any device.
+    """
     network.eval()
     device = next(network.parameters()).device
     if batch_size is None:
-        batch_size = 200 if device.type == "cpu" else 2000  # what a processor's caches hold is done twice as fast
-    return torch.cat([network(part.to(device)) for part in torch.split(images, batch_size)])
+        batch_size = 200 if device.type == "cpu" else 2000  # batches that fit in the CPU's caches run twice as fast
+    return torch.cat([network(batch.to(device)) for batch in torch.split(images, batch_size)])
 
 
 @dataclass(frozen=True)
 class ExampleResults:
-    """How each image fared, (n,) each and on the CPU.
+    """Per-example results; each field is a CPU tensor of shape ``(N,)``.
 
-    Losses are cross-entropy in nats, with the label smoothing of training and without penalties; an image is correct
-    when its class is the most likely one, which is ``predicted``.
+    Attributes:
+        losses: cross-entropy in nats, float64, with training's label smoothing and without penalties.
+        correct: whether the predicted class is the label, bool.
+        predicted: the class with the largest logit, int64.
     """
 
     losses: Tensor
@@ -37,17 +38,17 @@ class ExampleResults:
 
     @property
     def loss(self) -> float:
-        """The mean, in nats."""
+        """Mean loss, in nats."""
         return self.losses.mean().item()
 
     @property
     def accuracy(self) -> float:
-        """The share of correct ones, 0 to 1."""
+        """Fraction of correct predictions, 0 to 1."""
         return self.correct.double().mean().item()
 
 
 def concat(parts: list[ExampleResults]) -> ExampleResults:
-    """What the processes found, each of its part."""
+    """Concatenate the results of all ranks, in the order of ``parts``."""
     if len(parts) == 1:
         return parts[0]
     columns = zip(*((part.losses, part.correct, part.predicted) for part in parts), strict=True)
@@ -55,10 +56,10 @@ def concat(parts: list[ExampleResults]) -> ExampleResults:
 
 
 def score_examples(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> ExampleResults:
-    """(n, classes) logits against (n,) labels.
+    """Score logits ``(N, C)`` against labels ``(N,)``.
 
-    A network that was trained to be less than sure scores badly by plain cross-entropy, and by how much it does so says
-    nothing of its errors: the epoch that is best by it is another than the one with the fewest.
+    ``label_smoothing`` is that of training: plain cross-entropy of a smoothed model is high by design and ranks epochs
+    differently from their errors.
     """
     labels = labels.to(logits.device)
     losses = cross_entropy(logits.double(), labels, reduction="none", label_smoothing=label_smoothing)
@@ -67,7 +68,7 @@ def score_examples(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0)
 
 
 def smoothed_ce_floor(label_smoothing: float, classes: int) -> float:
-    """What no network can be below, in nats an image: the entropy of the smoothed target; 0 without smoothing."""
-    shares = torch.full((classes,), label_smoothing / classes, dtype=torch.float64)
-    shares[0] += 1 - label_smoothing
-    return float(-torch.special.xlogy(shares, shares).sum())
+    """Return the least possible loss, in nats: the entropy of the smoothed target, 0 without smoothing."""
+    target = torch.full((classes,), label_smoothing / classes, dtype=torch.float64)
+    target[0] += 1 - label_smoothing
+    return float(-torch.special.xlogy(target, target).sum())

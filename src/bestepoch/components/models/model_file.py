@@ -1,12 +1,10 @@
-"""The chosen epoch's network: what ``model.pt`` holds of it, and how it is made again of that."""
+"""Build the content of ``model.pt`` and restore a network from it."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bestepoch.base.errors import UsageError
-from bestepoch.runs.run import Run
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,33 +12,35 @@ if TYPE_CHECKING:
 MODEL_FILE = "model.pt"
 
 
-def make_model_file(run: Run, source: Path, epoch: int) -> dict[str, Any]:
-    """What ``model.pt`` holds: a run's network as it was after ``epoch``, and all that it takes to use and judge it.
+def make_model_file(info: dict[str, Any], checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of ``model.pt``: the network of a checkpoint and the metadata to use and evaluate it.
+
+    Args:
+        info: content of the run's ``run.json``.
+        checkpoint: content of the file with the weights after an epoch.
 
     Returns:
-        ``network``, the weights, and what builds it: ``model``, ``shape``, ``classes``, ``pixel_mean``, ``pixel_std``;
-        ``validation``, how each validation image fared, by a loss with ``label_smoothing``; ``data`` and its
-        ``checksum``; ``run`` and ``epoch``.
+        ``network``, the weights; ``model``, ``shape``, ``classes``, ``pixel_mean`` and ``pixel_std``, from which
+        `restore_network` builds the network; ``validation``, the per-example validation results, whose loss uses
+        ``label_smoothing``; ``data`` and its ``checksum``; ``run`` and ``epoch``.
     """
-    from bestepoch.runs import checkpoint
-
-    data, state = run.info["data"], checkpoint.load(checkpoint.weights_path(source, epoch))
+    data, config = info["data"], info["config"]
     return {
-        **{key: state[key] for key in ("network", "validation")},
-        "model": run.info["config"]["model"],
-        "label_smoothing": run.info["config"]["loss"]["label_smoothing"],
+        **{key: checkpoint[key] for key in ("network", "validation")},
+        "model": config["model"],
+        "label_smoothing": config["loss"]["label_smoothing"],
         **{key: data[key] for key in ("shape", "classes", "pixel_mean", "pixel_std", "checksum")},
         "data": data["name"],
-        "run": run.name,
-        "epoch": epoch,
+        "run": info["name"],
+        "epoch": checkpoint["epoch"],
     }
 
 
-def restore_network(chosen: dict[str, Any]) -> nn.Module:
-    """What predicts by the network of a ``model.pt``: on the CPU, in evaluation mode, with its views if it has any.
+def restore_network(contents: dict[str, Any]) -> nn.Module:
+    """Build the network of a ``model.pt``: on the CPU, in evaluation mode, with test-time augmentation if it has any.
 
     Raises:
-        UsageError: the code that trained it had other settings for such a network.
+        UsageError: the network's config is not valid for this version of the code.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -48,15 +48,15 @@ def restore_network(chosen: dict[str, Any]) -> nn.Module:
     from bestepoch.components.models import networks
 
     try:
-        group_config: Any = TypeAdapter(groups.ModelChoice).validate_python(chosen["model"])
+        group_config: Any = TypeAdapter(groups.ModelChoice).validate_python(contents["model"])
     except ValidationError:
         raise UsageError(
-            f"The network of run {chosen['run']} has other settings than conf/model/{chosen['model']['name']}.yaml by "
-            "now: it was trained by other code. Check that out, or train it again: dvc repro"
+            f"The network of run {contents['run']} has other settings than conf/model/{contents['model']['name']}.yaml "
+            "by now: it was trained by other code. Check that out, or train it again: dvc repro"
         ) from None
-    height, width = chosen["shape"]
+    height, width = contents["shape"]
     network = networks.build_network(
-        group_config, (height, width), chosen["classes"], chosen["pixel_mean"], chosen["pixel_std"]
+        group_config, (height, width), contents["classes"], contents["pixel_mean"], contents["pixel_std"]
     )
-    network.load_state_dict(chosen["network"])
+    network.load_state_dict(contents["network"])
     return networks.evaluation_network(group_config, network).eval()

@@ -1,6 +1,7 @@
-"""The networks. Every one takes raw pixels and gives logits; the normalisation is part of it.
+"""The networks. Each maps raw pixels to logits and normalises the pixels itself.
 
-To add one: a class in `bestepoch.base.config.schema`, a function here that is named like it, a file in ``conf/model/``.
+To add a network: add a config class to `bestepoch.base.config.groups`, a function and a case in `build_network` to this
+module, and a file to ``conf/model/``. Shapes: B images in a batch, C channels, H and W pixels, K classes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from bestepoch.base.config.groups import CnnConfig, LenetConfig, MlpConfig
 from bestepoch.base.errors import UsageError
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": partial(nn.ReLU, inplace=True),  # no layer's gradient asks for what comes in
+    "relu": partial(nn.ReLU, inplace=True),  # no layer needs the ReLU's input for its gradient
     "gelu": nn.GELU,
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
@@ -25,76 +26,69 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 class Network(nn.Module):
-    """Raw pixels to logits.
-
-    Takes (n, height, width) with values 0 to 255, of any type; returns (n, classes), float32.
-    """
+    """Normalise raw pixels by ``mean`` and ``std`` and apply ``body``, which maps ``(B, 1, H, W)`` to logits."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, body: nn.Module, mean: float, std: float) -> None:
-        """Around ``body``, from normalised pixels to logits."""
         super().__init__()
         self.body = body
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """See the class."""
+        """Map pixels ``(B, H, W)`` with values 0 to 255, of any dtype, to logits, float32 ``(B, K)``."""
         logits: Tensor = self.body(((pixels.float() - self.mean) / self.std).unsqueeze(1))
         return logits
 
 
 class ShiftedViews(nn.Module):
-    """The mean of a network's logits over three views of an image (test-time augmentation).
+    """Average a network's logits over three views of each image (test-time augmentation).
 
-    The views are the image as it is, moved down and right, and moved up and left; zeros come in at the edge. Takes and
-    returns what `Network` does.
+    The views are the image itself and the image shifted by ``shift`` pixels down and right, and up and left, padded
+    with 0. The network's weights are shared, not copied.
     """
 
     def __init__(self, network: nn.Module, shift: int) -> None:
-        """Around ``network``, whose weights it shares; ``shift`` is in pixels."""
         super().__init__()
         self.network = network
         self.shift = shift
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """See the class."""
-        views = (pixels, *(pad(pixels, (by, -by, by, -by)) for by in (self.shift, -self.shift)))
+        """Map pixels ``(B, H, W)`` with values 0 to 255 to mean logits, float32 ``(B, K)``."""
+        views = (pixels, *(pad(pixels, (shift, -shift, shift, -shift)) for shift in (self.shift, -self.shift)))
         return torch.stack([self.network(view) for view in views]).mean(0)
 
 
 def evaluation_network(config: MlpConfig | LenetConfig | CnnConfig, network: nn.Module) -> nn.Module:
-    """What evaluation and prediction call: ``network`` itself, or `ShiftedViews` of it by ``model.tta_shift``.
+    """Return the module that evaluation and prediction call: ``network``, or its `ShiftedViews` if model.tta_shift > 0.
 
-    Training and checkpoints take ``network``.
+    Training and checkpoints use ``network`` itself.
     """
     return ShiftedViews(network, config.tta_shift) if isinstance(config, CnnConfig) and config.tta_shift else network
 
 
 class Flatten(nn.Module):
-    """(n, c, height, width) to (n, height * width * c): the order that channels_last has in memory, so none is copied.
+    """Flatten in channels_last order, so that nothing is copied.
 
-    `nn.Flatten` goes channel by channel, and the gradient that comes back that way slows the layer before.
+    The gradient of `nn.Flatten` is channels-first, which slows down the preceding layer.
     """
 
-    def forward(self, values: Tensor) -> Tensor:
-        """See the class."""
-        return values.permute(0, 2, 3, 1).flatten(1)
+    def forward(self, features: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to ``(B, H * W * C)``."""
+        return features.permute(0, 2, 3, 1).flatten(1)
 
 
 def build_network(
     config: MlpConfig | LenetConfig | CnnConfig, shape: tuple[int, int], classes: int, mean: float, std: float
 ) -> Network:
-    """The network that ``conf/model/`` names, with weights drawn from torch's global generator.
+    """Build the network of a config, with weights drawn from torch's global generator.
 
-    Args:
-        shape: height and width of an image, in pixels.
-        mean, std: of the training pixels, 0 to 255.
+    ``shape`` is ``(H, W)`` in pixels; ``mean`` and ``std`` are those of the training pixels, which range from 0 to 255.
 
     Raises:
-        UsageError: the images are too small for it.
+        UsageError: the images are too small for the network.
     """
     match config:
         case MlpConfig():
@@ -106,7 +100,7 @@ def build_network(
 
 
 def mlp(config: MlpConfig, shape: tuple[int, int], classes: int) -> nn.Sequential:
-    """A multilayer perceptron on the flattened image."""
+    """Build a multilayer perceptron on the flattened image, ``(B, 1, H, W)`` to ``(B, K)``."""
     layers: list[nn.Module] = [nn.Flatten()]
     width = shape[0] * shape[1]
     for units in config.hidden:
@@ -116,7 +110,13 @@ def mlp(config: MlpConfig, shape: tuple[int, int], classes: int) -> nn.Sequentia
 
 
 def lenet(config: LenetConfig, shape: tuple[int, int], classes: int) -> nn.Sequential:
-    """LeNet-5 with a plain linear output. LeCun et al., 1998, http://yann.lecun.com/exdb/publis/pdf/lecun-98.pdf"""
+    """Build LeNet-5 with a linear output layer, ``(B, 1, H, W)`` to ``(B, K)``.
+
+    Raises:
+        UsageError: the images are smaller than 12 x 12 pixels.
+
+    Source: LeCun et al., 1998, http://yann.lecun.com/exdb/publis/pdf/lecun-98.pdf
+    """
     sides = [(side // 2 - 4) // 2 for side in shape]
     if min(sides) < 1:
         raise UsageError(f"model = lenet needs images of at least 12 x 12 pixels, these are {shape[0]} x {shape[1]}")
@@ -132,10 +132,10 @@ def lenet(config: LenetConfig, shape: tuple[int, int], classes: int) -> nn.Seque
 
 
 def cnn(config: CnnConfig, shape: tuple[int, int], classes: int) -> nn.Sequential:
-    """Blocks of a convolution, max pooling, batch normalisation and activation.
+    """Build blocks of convolution, max pooling, batch normalisation and activation, ``(B, 1, H, W)`` to ``(B, K)``.
 
     Raises:
-        UsageError: nothing would be left of the images, or seen of a moved one.
+        UsageError: a block would have an empty output, or ``tta_shift`` would move the whole image out of view.
     """
     if config.tta_shift >= min(shape):
         raise UsageError(
@@ -146,7 +146,7 @@ def cnn(config: CnnConfig, shape: tuple[int, int], classes: int) -> nn.Sequentia
     width, sides = 1, list(shape)
     for i, channels in enumerate(config.channels):
         kernel, stride, window = (
-            given[min(i, len(given) - 1)] for given in (config.kernel_sizes, config.strides, config.pool_sizes)
+            sizes[min(i, len(sizes) - 1)] for sizes in (config.kernel_sizes, config.strides, config.pool_sizes)
         )
         sides = [(side + 2 * config.padding - kernel) // stride + 1 for side in sides]
         if min(sides) < 1:
@@ -155,14 +155,14 @@ def cnn(config: CnnConfig, shape: tuple[int, int], classes: int) -> nn.Sequentia
                 f"model = cnn leaves nothing of images of {shape[0]} x {shape[1]} pixels after {i + 1} of its blocks: "
                 f"give it fewer model.channels, smaller model.kernel_sizes, or model.padding={padding}"
             )
-        # no bias: the normalisation that follows would take it away again
+        # No bias: the batch normalisation would subtract it again.
         layers.append(nn.Conv2d(width, channels, kernel, stride, config.padding, bias=False))
         if window > 1:
-            # before the rest of the block, which then has a quarter of the values to look at
+            # Pooling comes first: normalisation and activation then process a quarter of the values.
             layers.append(nn.MaxPool2d(window, ceil_mode=True))
             sides = [math.ceil(side / window) for side in sides]
         layers += [nn.BatchNorm2d(channels), ACTIVATIONS[config.activation]()]
         width = channels
-    size = width * sides[0] * sides[1]
-    body = nn.Sequential(*layers, Flatten(), nn.Dropout(config.dropout), nn.Linear(size, classes))
+    num_features = width * sides[0] * sides[1]
+    body = nn.Sequential(*layers, Flatten(), nn.Dropout(config.dropout), nn.Linear(num_features, classes))
     return body.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

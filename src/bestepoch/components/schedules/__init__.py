@@ -1,1 +1,1 @@
-"""The arithmetic of epochs, learning rates and early stopping."""
+"""Compute iterations, learning rates and early stopping."""

@@ -1,4 +1,4 @@
-"""Epochs and iterations, one from the other."""
+"""Convert between epochs and iterations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from bestepoch.base.errors import UsageError
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How much training is planned."""
+    """The planned length of a training.
+
+    Attributes:
+        num_images: size of the training set.
+        batch_size: images per iteration, over all ranks.
+        iterations: total number of updates.
+    """
 
     num_images: int
     batch_size: int
@@ -19,63 +25,64 @@ class TrainingPlan:
 
     @property
     def iterations_per_epoch(self) -> int:
-        """Iterations (updates) in an epoch: every image once, the last batch smaller if need be."""
+        """Iterations per epoch; the last batch of an epoch may be smaller."""
         return math.ceil(self.num_images / self.batch_size)
 
     @property
     def last_batch(self) -> int:
-        """Images in an epoch's last batch."""
+        """Number of images in the last batch of an epoch."""
         return self.num_images - (self.iterations_per_epoch - 1) * self.batch_size
 
     @property
     def epochs(self) -> int:
-        """Epochs begun; the last may end early (see `cut`)."""
+        """Number of epochs, including a partial last epoch."""
         return math.ceil(self.iterations / self.iterations_per_epoch)
 
     @property
     def partial_epoch_iterations(self) -> int:
-        """Iterations of the last epoch where the planned number ends inside it, else 0."""
+        """Iterations of the last epoch if it is partial, else 0."""
         return self.iterations % self.iterations_per_epoch
 
     def describe(self) -> str:
-        """The arithmetic, as it is printed before training."""
-        batches = f"{self.num_images:,} images ÷ {self.batch_size:,} a batch = {_count(self.iterations_per_epoch, 'iteration')} an epoch"
+        """Return the two lines that are printed before training."""
+        per_epoch = _count(self.iterations_per_epoch, "iteration")
+        batches = f"{self.num_images:,} images ÷ {self.batch_size:,} a batch = {per_epoch} an epoch"
         if self.last_batch != self.batch_size:
             batches += f", the last batch has {_count(self.last_batch, 'image')}"
         whole = _count(self.epochs - bool(self.partial_epoch_iterations), "epoch")
         if self.partial_epoch_iterations:
             total = (
-                f"{_count(self.iterations, 'update')} = {whole} + {self.partial_epoch_iterations:,} of {self.iterations_per_epoch:,} iterations: "
-                f"training ends inside epoch {self.epochs:,}"
+                f"{_count(self.iterations, 'update')} = {whole} + {self.partial_epoch_iterations:,} of "
+                f"{self.iterations_per_epoch:,} iterations: training ends inside epoch {self.epochs:,}"
             )
         else:
-            total = f"{whole} × {_count(self.iterations_per_epoch, 'iteration')} = {_count(self.iterations, 'update')}"
+            total = f"{whole} × {per_epoch} = {_count(self.iterations, 'update')}"
         return f"{batches}\n{total}"
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def make_plan(images: int, train: TrainConfig) -> TrainingPlan:
-    """What ``train.epochs`` or ``train.iterations`` mean for this many images.
+def make_plan(num_images: int, train: TrainConfig) -> TrainingPlan:
+    """Convert ``train.epochs`` or ``train.iterations`` to a plan for ``num_images`` training images.
 
     Raises:
-        UsageError: both are given and disagree, or the batch is larger than the data set.
+        UsageError: both are set and disagree, or the batch is larger than the training set.
     """
-    if train.batch_size > images:
-        raise UsageError(f"train.batch_size = {train.batch_size:,} is more than the {images:,} training images")
-    per_epoch = math.ceil(images / train.batch_size)
+    if train.batch_size > num_images:
+        raise UsageError(f"train.batch_size = {train.batch_size:,} is more than the {num_images:,} training images")
+    per_epoch = math.ceil(num_images / train.batch_size)
     if train.epochs is None or train.iterations is None:
         iterations = train.iterations if train.epochs is None else train.epochs * per_epoch
-        assert iterations is not None  # the schema sees to that
-        return TrainingPlan(images, train.batch_size, iterations)
+        assert iterations is not None  # the schema requires one of the two
+        return TrainingPlan(num_images, train.batch_size, iterations)
     if train.epochs * per_epoch != train.iterations:
         raise UsageError(
             f"train.epochs = {train.epochs:,} and train.iterations = {train.iterations:,} disagree: "
-            f"{images:,} images ÷ {train.batch_size:,} a batch = {per_epoch:,} iterations an epoch, and "
+            f"{num_images:,} images ÷ {train.batch_size:,} a batch = {per_epoch:,} iterations an epoch, and "
             f"{train.epochs:,} epochs × {per_epoch:,} = {train.epochs * per_epoch:,} iterations, "
             f"while {train.iterations:,} iterations are {train.iterations / per_epoch:.4g} epochs. "
             f"Keep one: train.iterations=null or train.epochs=null"
         )
-    return TrainingPlan(images, train.batch_size, train.iterations)
+    return TrainingPlan(num_images, train.batch_size, train.iterations)

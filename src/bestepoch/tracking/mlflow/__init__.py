@@ -1,1 +1,1 @@
-"""Runs, evaluations, models, sweeps and views in MLflow."""
+"""Log runs, evaluations, models, sweeps and saved views to MLflow."""

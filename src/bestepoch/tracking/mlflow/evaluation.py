@@ -1,4 +1,4 @@
-"""An evaluation in MLflow: its numbers, its files, and the chosen network as a model."""
+"""Log an evaluation to MLflow: metrics, files, and the selected network as a model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bestepoch.runs.run import Run
 from bestepoch.tracking.cursor import deliver_pending
 from bestepoch.tracking.mlflow.run import MlflowTracker, set_description
 
-MD5_TAG = "bestepoch.md5"  # a model's tag, of the model.pt that it was made of
+MD5_TAG = "bestepoch.md5"  # model tag: checksum of its model.pt
 
 
 def log_evaluation(
@@ -23,39 +23,43 @@ def log_evaluation(
     metrics: dict[str, float],
     model: ModelArtifact,
     files: Path,
-    described: str,
+    description: str,
 ) -> Any:
-    """Add an evaluation to the MLflow run that trained.
+    """Add an evaluation to the MLflow run of the training.
 
-    A run that is not in the store, because a cache or another machine brought the training's results, is made there
-    first, from its journal.
+    If the store lacks the run, because its results come from a cache or another machine, the run is first created
+    from its journal.
 
     Args:
-        journal: where its tables are.
-        files: a folder, which goes along.
-        described: Markdown, in place of what training said of the run.
+        run: the evaluated run.
+        experiment_name: MLflow experiment of the run.
+        journal: folder of the run's CSV tables.
+        metrics: values by metric name.
+        model: the selected network.
+        files: folder to upload as the artifact ``evaluate``.
+        description: Markdown that replaces the description written by training.
 
     Returns:
-        MLflow's account of the model: ``source_run_id``, ``model_id`` and more.
+        The ``mlflow.entities.LoggedModel``.
     """
     import mlflow as fluent
     from mlflow.entities import Metric
 
     tracker = MlflowTracker(run, experiment_name)
     tracker.cursor.update(run.info.get("mlflow", {}))
-    known = dict(tracker.cursor)
+    saved_cursor = dict(tracker.cursor)
     tracker.open()
     run_id = str(tracker.cursor["run_id"])
-    if tracker.cursor != known:
+    if tracker.cursor != saved_cursor:
         deliver_pending(tracker, journal, tracker.cursor)
         tracker.close(run.status)
-    there = tracker.client.get_run(run_id)
+    mlflow_run = tracker.client.get_run(run_id)
     tracker.client.log_artifacts(run_id, str(files), "evaluate")
-    set_description(tracker.client, run_id, described)
+    set_description(tracker.client, run_id, description)
     fluent.set_tracking_uri(tracker.uri)
-    logged = model.known(tracker.client, there) or model.log(tracker.client, there)
+    logged = model.known(tracker.client, mlflow_run) or model.log(tracker.client, mlflow_run)
     points = [
-        Metric(key, value, _point_time(tracker.client, there, key, value), 0, model_id=logged.model_id)
+        Metric(key, value, _point_time(tracker.client, mlflow_run, key, value), 0, model_id=logged.model_id)
         for key, value in metrics.items()
     ]
     tracker.client.log_batch(run_id, metrics=points)
@@ -63,7 +67,7 @@ def log_evaluation(
 
 
 def _point_time(mlflow: Any, run: Any, key: str, value: float) -> int:
-    """Now, in ms; where the run's last point has this value already its own time, so that no second one is stored."""
+    """Return the current time (ms), or the last point's time if its value is equal: MLflow then keeps one point."""
     if run.data.metrics.get(key) == value:
         return int(mlflow.get_metric_history(run.info.run_id, key)[-1].timestamp)
     return int(time.time() * 1000)
@@ -71,9 +75,9 @@ def _point_time(mlflow: Any, run: Any, key: str, value: float) -> int:
 
 @dataclass(frozen=True)
 class ModelArtifact:
-    """The chosen network as an MLflow model: raw pixels (n, height, width), float32, 0 to 255, to logits.
+    """The selected network as an MLflow model: float32 pixels ``(N, H, W)`` from 0 to 255 to logits ``(N, 10)``.
 
-    ``file``, our own ``model.pt``, goes with it: that is read without running anything that is in it.
+    The project's own ``model.pt``, ``file``, is attached because loading it executes no code from the file.
     """
 
     network: Any
@@ -81,16 +85,15 @@ class ModelArtifact:
     file: Path
 
     def known(self, mlflow: Any, run: Any) -> Any:
-        """MLflow's account of it where an earlier evaluation of the run has logged the very same, else None."""
-        mine = mlflow.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
-        same = [one for one in mine if one.status == "READY" and one.tags.get(MD5_TAG) == md5(self.file)]
-        return same[0] if same else None
+        """Return the ``LoggedModel`` if an earlier evaluation of the run has logged the same file, else None."""
+        models = mlflow.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
+        return next((m for m in models if m.status == "READY" and m.tags.get(MD5_TAG) == md5(self.file)), None)
 
     def log(self, mlflow: Any, run: Any) -> Any:
-        """Make it a model of the run; returns MLflow's account of it.
+        """Log the network as a model of the run and return the ``LoggedModel``.
 
-        Made here and only filled by `log_model`, which would take the run for its own, end it, and read every point of
-        it to find those of the model's step.
+        The model is created first and `log_model` only fills it: with a run, `log_model` would activate and end the
+        run, and read all of its points to find those of the model's step.
         """
         import mlflow as fluent
         import torch
@@ -103,14 +106,14 @@ class ModelArtifact:
             run.info.experiment_id, "model", run.info.run_id, {MD5_TAG: md5(self.file)}, run.data.params
         )
         with warnings.catch_warnings():
-            # torch.export warns of weights that are not on the CPU, whatever they are on
+            # torch.export warns about weights off the CPU even when they are on the CPU.
             warnings.filterwarnings("ignore", message="No complete tensor found")
             fluent.pytorch.log_model(
                 self.network,
                 model_id=logged.model_id,
                 signature=infer_signature(self.example, logits),
                 input_example=self.example,
-                # said, not inferred: that takes seconds and loads the model in another process
+                # Inferring the requirements would take seconds and load the model in another process.
                 pip_requirements=[
                     f"torch=={torch.__version__.partition('+')[0]}",
                     f"mlflow=={fluent.__version__}",

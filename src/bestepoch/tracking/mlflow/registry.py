@@ -1,4 +1,4 @@
-"""MLflow's registry: each evaluated model is a version of its data set's model, and one of them is the champion."""
+"""MLflow's model registry: each evaluated model is a version of its data set's model; one version is the champion."""
 
 from __future__ import annotations
 
@@ -12,58 +12,54 @@ from filelock import FileLock
 
 from bestepoch.base import private_api
 from bestepoch.base.paths import main_checkout
-from bestepoch.evaluation.champion import compare_with_champion
 from bestepoch.runs import checkpoint
 from bestepoch.tracking.mlflow.store import database_path, make_client, store_uri
 
 CHAMPION = "champion"
+ModelFile = dict[str, Any]
+"""The content of a ``model.pt``."""
+Compare = Callable[[ModelFile, "ModelFile | None", str], tuple[bool, str]]
+"""Says whether the first model is better than the champion of that name, and why in a sentence."""
 
 
 def registered_name(data: str) -> str:
-    """The registered model of a data set, which is the one really used: what learned the sample is not MNIST's."""
+    """Return the name of a data set's registered model; a model of the offline sample goes by the sample's name."""
     return f"bestepoch-{data}"
 
 
-def register_model(logged: Any, file: Path, results: dict[str, float], metric: str) -> str:
+def register_model(logged: Any, file: Path, results: dict[str, float], compare: Compare) -> str:
     """Make a logged model a version, and the champion if it is better; once for each epoch of a run.
 
     Args:
-        logged: MLflow's account of the model.
+        logged: MLflow's record of the model.
         file: its ``model.pt``.
-        results: go with the version as its tags.
-        metric: the selection's, by which it is compared.
+        results: metrics that become tags of the version.
+        compare: compares the model with the champion.
 
     Returns:
-        the version and what became of it, in a line.
+        The version and whether it is the champion, in a line.
     """
-    mlflow, new = make_client(store_uri()), checkpoint.load(file)
+    client, new = make_client(store_uri()), checkpoint.load(file)
     name = registered_name(new["data"])
-    cursor = main_checkout() / "runs" / ".registry.lock"
-    cursor.parent.mkdir(exist_ok=True)
-    with FileLock(cursor):  # two at once, each better than the champion, would both take its place
-        versions = _list_versions(mlflow, name, logged.source_run_id)
+    lock_file = main_checkout() / "runs" / ".registry.lock"
+    lock_file.parent.mkdir(exist_ok=True)
+    with FileLock(lock_file):  # two at once, each better than the champion, would both take its place
+        versions = client.search_model_versions(f"name = '{name}' and run_id = '{logged.source_run_id}'")
         version = next((v for v in versions if v.tags.get("best/epoch") == str(results["best/epoch"])), None)
         if version is None:
-            version = _create_version(mlflow, name, logged, new, results, metric)
-        if version.tags.get("promoted") == "pending":  # still so where the one who registered it was killed
-            mlflow.set_registered_model_alias(name, CHAMPION, version.version)
-            mlflow.set_model_version_tag(name, version.version, "promoted", "yes")
+            version = _create_version(client, logged, new, results, compare)
+        if version.tags.get("promoted") == "pending":  # also where the process that registered it was killed
+            client.set_registered_model_alias(name, CHAMPION, version.version)
+            client.set_model_version_tag(name, version.version, "promoted", "yes")
     return f"models:/{name}/{version.version}  {version.description}"
 
 
-def _list_versions(mlflow: Any, name: str, run_id: str) -> list[Any]:
-    return list(mlflow.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"))
-
-
-def _create_version(
-    mlflow: Any, name: str, logged: Any, new: dict[str, Any], results: dict[str, float], metric: str
-) -> Any:
-    known = _get_or_none(lambda: mlflow.get_registered_model(name)) or mlflow.create_registered_model(name)
-    better, why = True, "The champion: there was none before."
-    if (holder := known.aliases.get(CHAMPION)) is not None:
-        better, why = compare_with_champion(
-            new, load_model_file(f"models:/{name}/{holder}"), metric, f"Version {holder}"
-        )
+def _create_version(client: Any, logged: Any, new: ModelFile, results: dict[str, float], compare: Compare) -> Any:
+    name = registered_name(new["data"])
+    model = _get_or_none(lambda: client.get_registered_model(name)) or client.create_registered_model(name)
+    better, reason = True, "The champion: there was none before."
+    if (champion := model.aliases.get(CHAMPION)) is not None:
+        better, reason = compare(new, load_model_file(f"models:/{name}/{champion}"), f"Version {champion}")
     tags = {
         "run": new["run"],
         "data": new["data"],
@@ -71,28 +67,28 @@ def _create_version(
         **{key: str(value) for key, value in results.items()},
         "promoted": "pending" if better else "no",
     }
-    version = mlflow.create_model_version(
-        name, f"models:/{logged.model_id}", logged.source_run_id, tags, description=why, model_id=logged.model_id
+    version = client.create_model_version(
+        name, f"models:/{logged.model_id}", logged.source_run_id, tags, description=reason, model_id=logged.model_id
     )
-    # by this the UI names the version in the run's row; the client leaves it to MLflow's fluent functions
-    mine = json.dumps([{"name": name, "version": version.version}])
-    mlflow.set_logged_model_tags(logged.model_id, {private_api.mlflow_versions_tag(): mine})
+    # the UI shows the version in the run's row by this tag, which only MLflow's fluent functions set
+    versions = json.dumps([{"name": name, "version": version.version}])
+    client.set_logged_model_tags(logged.model_id, {private_api.mlflow_versions_tag(): versions})
     return version
 
 
 def champion_uri(data: str) -> str | None:
-    """Where the champion of a data set is, as a version's address; None where there is none, or no store."""
+    """Return the address of the champion's version of a data set; None where there is none, or no store."""
     uri = store_uri()
     if uri.startswith("sqlite:///") and not database_path(uri).exists():
-        return None  # asking would make it
-    mlflow = make_client(uri)
-    known = _get_or_none(lambda: mlflow.get_registered_model(registered_name(data)))
-    version = known and known.aliases.get(CHAMPION)
+        return None  # a client would create the store
+    client = make_client(uri)
+    model = _get_or_none(lambda: client.get_registered_model(registered_name(data)))
+    version = model and model.aliases.get(CHAMPION)
     return f"models:/{registered_name(data)}/{version}" if version else None
 
 
 def _get_or_none(ask: Callable[[], Any]) -> Any:
-    """What MLflow answers; None where it says that there is no such thing."""
+    """Return what ``ask`` returns; None where MLflow says that there is no such object."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -104,9 +100,9 @@ def _get_or_none(ask: Callable[[], Any]) -> Any:
 
 
 def load_model_file(uri: str) -> dict[str, Any] | None:
-    """What the ``model.pt`` of a model holds; None where it has none: `evaluate` has not logged it.
+    """Return the content of a model's ``model.pt``; None where the model has none, so `evaluate` has not logged it.
 
-    MLflow's own way to load a model would run what is in it; this does not.
+    Unlike MLflow's own loaders, this runs no code of the model.
     """
     import mlflow
 

@@ -1,4 +1,4 @@
-"""The journal, delivered to MLflow."""
+"""Deliver a run's journal to MLflow."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from bestepoch.tracking.run_summary import describe_run
 
 log = logging.getLogger("bestepoch")
 
-BATCH = 1000  # metrics in one request: as many as MLflow takes
+MAX_METRICS_PER_REQUEST = 1000  # MLflow's limit
+MAX_PARAMS_PER_REQUEST = 100  # MLflow's limit
 
 
 class MlflowTracker:
-    """One run in the MLflow store."""
+    """Log one run to the MLflow store."""
 
     name = "MLflow"
 
@@ -37,77 +38,67 @@ class MlflowTracker:
 
     @staticmethod
     def load() -> None:
-        """See `Tracker`."""
+        """Import MLflow's client, and the database store if the store is not a server."""
         import mlflow.tracking  # noqa: F401
 
         if not store_uri().startswith("http"):
             private_api.import_mlflow_database_store()
 
     def open(self) -> None:
-        """Find the run of an earlier attempt, or make one with its parameters, tags and data set."""
+        """Find the run of an earlier attempt, or create one with its parameters, tags and data set."""
         if self.client is not None:
             return
         mlflow = make_client(self.uri)
         if self.cursor.get("uri") != redact_credentials(self.uri) or not run_exists(mlflow, self.cursor["run_id"]):
-            # another store, or one that lost the run: everything is delivered anew
-            run_id = self._find(mlflow) or self._make(mlflow)
-            self._describe(mlflow, run_id)  # also one that was found: who made it may not have come this far
+            # The store is new or has lost the run: deliver everything again.
+            run_id = self._find_or_create(mlflow)
+            self._log_metadata(mlflow, run_id)  # the attempt that created the run may have been killed before this
             self.cursor.clear()
             self.cursor.update(uri=redact_credentials(self.uri), run_id=run_id)
         if self.run.status == "running":
             mlflow.update_run(self.cursor["run_id"], status="RUNNING")
             self._sync_failure_tag(mlflow)
             if self.system_metrics:
-                self._start_system_metrics()
+                self._monitor = private_api.start_system_metrics(self.cursor["run_id"], self.uri)
         self.client = mlflow
 
     def _sync_failure_tag(self, mlflow: Any) -> None:
-        """Why this attempt failed, where it did; not why an earlier one did."""
+        """Tag the run with the reason why this attempt failed; remove the tag of an earlier attempt otherwise."""
         run_id, reason = self.cursor["run_id"], self.run.info.get("reason")
         if reason is not None:
             mlflow.set_tag(run_id, "failure", reason)
         elif "failure" in mlflow.get_run(run_id).data.tags:
             mlflow.delete_tag(run_id, "failure")
 
-    def _start_system_metrics(self) -> None:
-        """What this machine is busy with, by MLflow's own thread, which gives up by itself when MLflow does."""
-        self._monitor = private_api.start_system_metrics(self.cursor["run_id"], self.uri)
+    def _find_or_create(self, mlflow: Any) -> str:
+        """Return the id of the MLflow run with this run's key: an attempt may be killed before it saves the id."""
+        experiment_id, key = ensure_experiment(mlflow, self.uri, self.experiment), self.run.info["key"]
+        runs = mlflow.search_runs([experiment_id], f"tags.`bestepoch.key` = '{key}'", max_results=1)
+        if not runs:
+            started = int(self.run.info["started"] * 1000)
+            tags = {"bestepoch.key": key}
+            runs = [mlflow.create_run(experiment_id, start_time=started, tags=tags, run_name=self.run.name)]
+        return str(runs[0].info.run_id)
 
-    def _find(self, mlflow: Any) -> str | None:
-        """A run that an attempt made but did not live to write down."""
-        number = ensure_experiment(mlflow, self.uri, self.experiment)
-        found = mlflow.search_runs([number], f"tags.`bestepoch.key` = '{self.run.info['key']}'", max_results=1)
-        return str(found[0].info.run_id) if found else None
-
-    def _make(self, mlflow: Any) -> str:
-        number = ensure_experiment(mlflow, self.uri, self.experiment)
-        made = mlflow.create_run(
-            number,
-            start_time=int(self.run.info["started"] * 1000),
-            tags={"bestepoch.key": self.run.info["key"]},  # at once: by this a later attempt finds it
-            run_name=self.run.name,
-        )
-        return str(made.info.run_id)
-
-    def _describe(self, mlflow: Any, run_id: str) -> None:
+    def _log_metadata(self, mlflow: Any, run_id: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
 
         info = self.run.info
         tags = {"mlflow.runName": self.run.name, **make_tags(info)}
-        parent = info.get("parent")  # the sweep's run
+        parent = info.get("parent")  # MLflow run of the sweep
         if parent is not None:
             tags["sweep"] = self.run.folder.parent.name
         if parent or mlflow_project_run_id():
             tags["mlflow.parentRunId"] = parent or mlflow_project_run_id()
-        # what is null was not asked for: train.iterations where there is train.epochs
+        # A null setting is unused, such as train.iterations when train.epochs is set.
         params = [Param(k, str(v)) for k, v in flatten(info["config"]).items() if v is not None]
         mlflow.log_batch(run_id, tags=[RunTag(k, str(v)) for k, v in tags.items()])
-        for i in range(0, len(params), 100):
-            mlflow.log_batch(run_id, params=params[i : i + 100])
+        for i in range(0, len(params), MAX_PARAMS_PER_REQUEST):
+            mlflow.log_batch(run_id, params=params[i : i + MAX_PARAMS_PER_REQUEST])
         data = info["data"]
         entity = Dataset(
             name=data["name"],
-            digest=data["checksum"][:12],  # the whole of it is a tag
+            digest=data["checksum"][:12],  # a tag holds the whole checksum
             source_type="local",
             source=json.dumps({"uri": data["folder"]}),
             profile=json.dumps({**data["sizes"], "checksum": data["checksum"]}),
@@ -118,16 +109,16 @@ class MlflowTracker:
         except Exception as error:
             if not errors.is_unique_violation(error):
                 raise
-            # MLflow looks whether it has the data set, then adds it; another run's has come in between
+            # MLflow checks for the data set before adding it; another run has added it in between.
             mlflow.log_inputs(run_id, inputs)
         try:
             mlflow.log_dict(run_id, info["config"], "config.yaml")
-        except Exception as error:  # files have a place of their own, which may fail alone; the curves need it not
+        except Exception as error:  # the artifact store may fail alone; the curves do not need it
             log.warning("warning: MLflow does not take the file config.yaml (%s)", errors.first_line(error))
         set_description(mlflow, run_id, describe_run(info))
 
     def write(self, iterations: list[Row], epochs: list[Row]) -> None:
-        """In batches of what one request may carry. MLflow stores a point once, however often it comes."""
+        """Log the rows in requests of MLflow's maximum size. MLflow stores a repeated point once."""
         from mlflow.entities import Metric
 
         metrics = [
@@ -136,64 +127,60 @@ class MlflowTracker:
             for row in rows
             for key in keys
         ]
-        for i in range(0, len(metrics), BATCH):
-            self.client.log_batch(self.cursor["run_id"], metrics=metrics[i : i + BATCH])
+        for i in range(0, len(metrics), MAX_METRICS_PER_REQUEST):
+            self.client.log_batch(self.cursor["run_id"], metrics=metrics[i : i + MAX_METRICS_PER_REQUEST])
 
     def close(self, status: str) -> None:
-        """End the run."""
+        """Log the resource metrics, the best epoch and the description, then end the run."""
         if self._monitor is not None:
             private_api.end_system_metrics(self._monitor)
             self._monitor = None
-        # at the end as well: an attempt may be over before the courier of the one before it has let go of the run
+        # Again at the end: the worker of an earlier attempt may have delivered the run until this attempt was over.
         self._sync_failure_tag(self.client)
         ended = self.run.info.get("ended")
         costs = resource_metrics(self.run.info)
-        if costs and self.cursor.get("costs") != ended:  # once for each end, however often it is delivered
+        if costs and self.cursor.get("costs") != ended:  # once for each time the run ends
             from mlflow.entities import Metric
 
             when = int((ended or time.time()) * 1000)
             metrics = [Metric(key, value, when, 0) for key, value in costs.items()]
             best = dict(self.run.info.get("best", {}))
-            when = round(best.pop("time", 0) * 1000)  # its epoch's: the same at another end, and stored once
+            when = round(best.pop("time", 0) * 1000)  # time of the epoch, so that a repeated point is stored once
             metrics += [Metric(key, value, when, 0) for key, value in best.items()]
             self.client.log_batch(self.cursor["run_id"], metrics=metrics)
             self.cursor["costs"] = ended
             set_description(self.client, self.cursor["run_id"], describe_run(self.run.info))
-        self.end(status)
-
-    def end(self, status: str) -> None:
-        """The run has ended, when it did; what it took is told by `close`, which knows whether it was."""
-        ended, name = self.run.info.get("ended"), {"finished": "FINISHED", "killed": "KILLED"}.get(status, "FAILED")
+        name = {"finished": "FINISHED", "killed": "KILLED"}.get(status, "FAILED")
         self.client.set_terminated(self.cursor["run_id"], name, end_time=int(ended * 1000) if ended else None)
 
 
 def set_description(mlflow: Any, run_id: str, text: str) -> None:
-    """Describe a run, unless a person has changed what was said of it before.
+    """Set the description of a run unless a user has edited the earlier one.
 
-    The last line is a link that nothing refers to, which Markdown does not show. It tells whose text this is.
+    The last line is a Markdown reference, which is not displayed. It holds a hash of the text that reveals edits.
     """
     mark = "[bestepoch]: # ({})"
-    there = mlflow.get_run(run_id).data.tags.get(DESCRIPTION_TAG)
-    if there is not None:
-        before, _, last = there.rpartition("\n\n")
-        if last != mark.format(files.digest(before)):
+    current = mlflow.get_run(run_id).data.tags.get(DESCRIPTION_TAG)
+    if current is not None:
+        body, _, last = current.rpartition("\n\n")
+        if last != mark.format(files.digest(body)):
             return
     mlflow.set_tag(run_id, DESCRIPTION_TAG, f"{text}\n\n{mark.format(files.digest(text))}")
 
 
 def resource_metrics(info: dict[str, Any]) -> dict[str, float]:
-    """What a run took, as metrics: seconds by account and in all, and megabytes; empty where it has not ended."""
+    """Return a run's time by section and in total (s) and its peak memory (MB); empty before the run ends."""
     if "spent" not in info:
         return {}
-    spent = dict(info["spent"])
-    if "asked" in info:  # training waits until the trackers have everything
-        spent["tracking"] += time.time() - info["asked"]
-    costs = {f"time/{account}": seconds for account, seconds in spent.items()} | {"time/total": sum(spent.values())}
-    return costs | ({"memory/peak_mb": info["peak_memory"] / 1e6} if info.get("peak_memory") else {})
+    times = dict(info["spent"])
+    if "asked" in info:  # the trainer has been waiting for the trackers since then
+        times["tracking"] += time.time() - info["asked"]
+    metrics = {f"time/{section}": seconds for section, seconds in times.items()} | {"time/total": sum(times.values())}
+    return metrics | ({"memory/peak_mb": info["peak_memory"] / 1e6} if info.get("peak_memory") else {})
 
 
 def make_tags(info: dict[str, Any]) -> dict[str, Any]:
-    """What a run is filtered and told apart by, beside its parameters."""
+    """Return the MLflow tags by which runs are searched, in addition to their parameters."""
     data, git = info["data"], info["git"]
     tags = {
         "dataset": data["name"],

@@ -1,11 +1,4 @@
-"""What every tracker has in common: the journal's curves, and where the MLflow store is.
-
-The files of this family, ``tracking*.py``, and ``private_api.py`` are the only ones that import MLflow or TensorBoard.
-
-A tracker is a reader of the journal with a place in it. What a tracker that is slow or down has not taken is still in
-the journal, and is delivered later: by the same run, by the next attempt, or by ``python -m bestepoch.sync``. Rows
-carry their own times, so sending one twice stores it once.
-"""
+"""Locate and open the MLflow store."""
 
 from __future__ import annotations
 
@@ -21,84 +14,88 @@ from bestepoch.base.private_api import MLFLOW_DATABASE_LOGGER
 from bestepoch.tracking.mlflow.views import create_default_views
 
 log = logging.getLogger("bestepoch")
-# A dead server is given up within seconds, not the client's default of minutes; what it missed is sent later.
-for _name, _value in {
+# Give up on a dead server after seconds, not the client's default of minutes: the rows are delivered later.
+for _variable, _value in {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "GIT_PYTHON_REFRESH": "quiet",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # of files that are there in a moment
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # small files need no progress bar
 }.items():
-    os.environ.setdefault(_name, _value)
-# What goes wrong in a SQLite store is raised as well; logged, it is a page of traceback at each attempt.
+    os.environ.setdefault(_variable, _value)
+# Errors of a SQLite store are raised as well; MLflow's log would repeat a page of traceback at each attempt.
 logging.getLogger(MLFLOW_DATABASE_LOGGER).setLevel(logging.CRITICAL)
 
 
 def store_uri() -> str:
-    """The MLflow store: ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the real checkout, always by absolute path."""
-    given = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
-    if not given:
+    """Return ``MLFLOW_TRACKING_URI``, or ``mlflow.db`` in the main checkout; SQLite paths are absolute."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if not uri:
         return f"sqlite:///{paths.main_checkout() / 'mlflow.db'}"
     prefix = "sqlite:///"
-    if given.startswith(prefix) and not given[len(prefix) :].startswith("/"):
-        # a relative path would lead into DVC's temporary copy, and vanish with it
+    if uri.startswith(prefix) and not uri[len(prefix) :].startswith("/"):
+        # A relative path would point into DVC's temporary copy, which DVC deletes.
         base = paths.main_checkout() if paths.main_checkout() != paths.project_root() else Path.cwd()
-        return f"{prefix}{base / given[len(prefix) :]}"
-    return given
+        return f"{prefix}{base / uri[len(prefix) :]}"
+    return uri
 
 
 def database_path(uri: str) -> Path:
-    """The file of a SQLite store."""
+    """Return the database file of a SQLite store."""
     return Path(uri.removeprefix("sqlite:///").partition("?")[0])
 
 
 def make_client(uri: str) -> Any:
-    """An MLflow client; makes a SQLite store where it is missing."""
+    """Return an MLflow client; create a SQLite store if it does not exist."""
     from mlflow import MlflowClient
 
     path = database_path(uri)
     if uri.startswith("sqlite:///") and not path.exists():
         (paths.main_checkout() / "runs").mkdir(exist_ok=True)
-        # by one process alone, and beside: MLflow creates its tables in many steps, and cannot go on from halfway
+        # MLflow creates its tables in many steps and cannot resume halfway: build under a lock, then rename.
         with FileLock(paths.main_checkout() / "runs" / ".store.lock"):
             if not path.exists():
-                beside = path.with_name(f"{path.name}.partial")
-                beside.unlink(missing_ok=True)
-                MlflowClient(tracking_uri=f"sqlite:///{beside}")
-                beside.replace(path)
+                staging_path = path.with_name(f"{path.name}.partial")
+                staging_path.unlink(missing_ok=True)
+                MlflowClient(tracking_uri=f"sqlite:///{staging_path}")
+                staging_path.replace(path)
     return MlflowClient(tracking_uri=uri)
 
 
 def ensure_experiment(mlflow: Any, uri: str, name: str) -> str:
-    """The id of the experiment, made where it is missing, with artifacts at an absolute place, and furnished."""
-    found = mlflow.get_experiment_by_name(name)
-    if found is None:
-        cursor = (paths.main_checkout() / "mlartifacts" / name).as_uri() if uri.startswith("sqlite:") else None
+    """Return the id of the experiment ``name``, created with default views if necessary.
+
+    Artifacts of a SQLite store go to ``mlartifacts/<name>`` in the main checkout, an absolute location.
+    """
+    experiment = mlflow.get_experiment_by_name(name)
+    if experiment is None:
+        location = (paths.main_checkout() / "mlartifacts" / name).as_uri() if uri.startswith("sqlite:") else None
         try:
-            mlflow.create_experiment(name, artifact_location=cursor)
+            mlflow.create_experiment(name, artifact_location=location)
         except Exception:
-            if mlflow.get_experiment_by_name(name) is None:  # else another process was faster
+            if mlflow.get_experiment_by_name(name) is None:  # not created by another process meanwhile
                 raise
-        found = mlflow.get_experiment_by_name(name)
+        experiment = mlflow.get_experiment_by_name(name)
     try:
-        create_default_views(mlflow, found)
-    except Exception as error:  # a server that gives this user no right to: the runs need it not
+        create_default_views(mlflow, experiment)
+    except Exception as error:  # the server may deny permission; runs do not need the views
         log.warning("warning: MLflow does not take the experiment's views (%s)", errors.first_line(error))
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
 
 
 def mlflow_project_run_id() -> str | None:
-    """The run that ``mlflow run`` made around this process, where there is one.
+    """Return the id of the run that ``mlflow run`` created around this process, or None.
 
-    It becomes the parent of ours, not ours itself: its parameters are the command's, written once, and its experiment
-    keeps artifacts in ``mlruns/``, a folder whose mere existence makes MLflow look there for its store.
+    That run becomes the parent of this project's run. It cannot hold the results itself: its parameters are those of
+    the command and immutable, and its experiment keeps artifacts in ``mlruns/``, a folder whose existence makes
+    MLflow look there for its store.
     """
     return os.environ.get("MLFLOW_RUN_ID", "").strip() or None
 
 
 def run_exists(mlflow: Any, run_id: str) -> bool:
-    """Whether the store has this run, and nobody has deleted it."""
+    """Return whether the store has this run and the run is not deleted."""
     from mlflow.exceptions import MlflowException
 
     try:

@@ -1,7 +1,7 @@
-"""What the MLflow UI shows of the experiment: its description, and two saved views of its runs.
+"""Default contents of the MLflow UI: the experiment's description and two saved views of its runs.
 
-A saved view is a tag of the experiment whose value is what the UI itself stores when a person saves one: its columns,
-order and charts, compressed. Each is written once: what a person changes, saves or deletes stays as they left it.
+A saved view is an experiment tag that holds the compressed columns, order and charts, in the format that the UI stores
+when a user saves a view. Each tag is written once, so that a user's changes and deletions persist.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import zlib
 from typing import Any
 
 from bestepoch.base.errors import is_unique_violation
+from bestepoch.tracking.base import EPOCH_METRICS
 
 VIEW_TAG_PREFIX = "mlflow.sharedViewState."
 DESCRIPTION_TAG = "mlflow.note.content"
-VIEWS_TAG = "bestepoch.views"  # a tag that says which of them this experiment has been given
+VIEWS_TAG = "bestepoch.views"  # set once the experiment has its default views
 BEST_EPOCHS, LEARNING_CURVES = "best-epochs", "learning-curves"
 
 DESCRIPTION = """\
@@ -36,11 +37,11 @@ where `loss.label_smoothing` is the same, accuracies always. Search by, for inst
 
 
 def create_default_views(mlflow: Any, experiment: Any) -> None:
-    """Give an experiment what it has not been given before. Raises what the store raises.
+    """Add the description and the saved views to an experiment that never had them. Errors of the store propagate.
 
     Args:
-        mlflow: a client.
-        experiment: as that client knows it, with its tags.
+        mlflow: MLflow client.
+        experiment: ``mlflow.entities.Experiment`` with its current tags.
     """
     if VIEWS_TAG in experiment.tags:
         return
@@ -52,29 +53,29 @@ def create_default_views(mlflow: Any, experiment: Any) -> None:
     ):
         view = {"name": name, "createdAt": now, "updatedAt": now, "state": encode_state(state)}
         tags[VIEW_TAG_PREFIX + key] = json.dumps(view)
-    tags[VIEWS_TAG] = "1"  # last: a kill before it has the rest done again
+    tags[VIEWS_TAG] = "1"  # last, so that a killed call is repeated
     for key, value in tags.items():
         if key not in experiment.tags:
             try:
                 mlflow.set_experiment_tag(experiment.experiment_id, key, value)
             except Exception as error:
-                if not is_unique_violation(error):  # by another run, which furnishes it at the same moment
+                if not is_unique_violation(error):  # another run sets the same tag at the same moment
                     raise
 
 
 def encode_state(state: dict[str, Any]) -> str:
-    """As the UI keeps it."""
+    """Return a view's state in the compressed format of the UI."""
     return "deflate;" + base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
 
 
-def view_link(number: str, view: str, mode: str = "") -> str:
-    """The part of a view's address that follows the server's; ``mode`` is CHART for its charts."""
-    shown = f"&compareRunsMode={mode}" if mode else ""
-    return f"#/experiments/{number}/runs?workflowType=machine_learning{shown}&viewStateShareKey={view}"
+def view_link(experiment_id: str, view: str, mode: str = "") -> str:
+    """Return the URL of a saved view relative to the server; ``mode`` is CHART to show charts."""
+    query = f"&compareRunsMode={mode}" if mode else ""
+    return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning{query}&viewStateShareKey={view}"
 
 
 def best_epochs_view() -> dict[str, Any]:
-    """A table: what was chosen, how good it is, and by which configuration; the lowest validation loss first."""
+    """Return the state of a table of best epochs, results and configurations, lowest validation loss first."""
     columns = {
         "attributes.`Run Name`": 220,
         "metrics.`best/epoch`": 95,
@@ -93,27 +94,27 @@ def best_epochs_view() -> dict[str, Any]:
     return {
         "orderByKey": "metrics.`best/val_loss`",
         "orderByAsc": True,
-        "selectedColumns": list(columns)[1:],  # the name is always there
+        "selectedColumns": list(columns)[1:],  # the UI always shows the name
         "columnOrder": list(columns),
         "columnWidths": columns,
     }
 
 
 def learning_curves_view() -> dict[str, Any]:
-    """Charts across runs: both axes, the groups with curves open, those of single numbers closed."""
+    """Return the state of charts over iterations and epochs; sections without curves are collapsed."""
     groups = {
         "val": ("val/loss", "val/accuracy"),
         "train": ("train/epoch_loss", "train/loss"),
-        "Model metrics": ("lr",),  # the UI's own group for names without one
+        "Model metrics": ("lr",),  # the UI's section for names without a slash
     }
-    closed = ("best", "test", "time", "memory", "system", "study", "System metrics")
+    collapsed = ("best", "test", "time", "memory", "system", "study", "System metrics")
     charts = [
         {
             "type": "LINE",
             "uuid": f"bestepoch-{name}",
             "metricSectionId": f"bestepoch-{group}",
             "metricKey": name,
-            "displayName": _chart_title(name),
+            "displayName": f"{name} by {'epoch' if name in EPOCH_METRICS else 'iteration'}",
             "runsCountToCompare": 10,
             "deleted": False,
             "isGenerated": True,
@@ -141,17 +142,12 @@ def learning_curves_view() -> dict[str, Any]:
             "deleted": False,
             "isGenerated": True,
         }
-        for group in (*groups, *closed)
+        for group in (*groups, *collapsed)
     ]
     return {
-        "orderByKey": "metrics.`val/loss`",  # by the time of creation the jobs of a sweep are folded away
+        "orderByKey": "metrics.`val/loss`",  # the default order by creation time collapses the jobs of a sweep
         "orderByAsc": True,
         "compareRunCharts": charts,
         "compareRunSections": sections,
-        "isAccordionReordered": True,  # else the UI sorts the groups by name
+        "isAccordionReordered": True,  # otherwise the UI sorts the sections by name
     }
-
-
-def _chart_title(name: str) -> str:
-    by = "epoch" if name in ("val/loss", "val/accuracy", "train/epoch_loss") else "iteration"
-    return f"{name} by {by}"

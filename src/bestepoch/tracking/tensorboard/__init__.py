@@ -1,1 +1,1 @@
-"""Runs in TensorBoard's event files."""
+"""Write runs to TensorBoard event files."""

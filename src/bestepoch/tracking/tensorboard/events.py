@@ -1,4 +1,4 @@
-"""TensorBoard events and the files that hold them."""
+"""TensorBoard events and event files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ CONFIG_TAG = "run/configuration"
 
 
 class EventFile:
-    """A TensorBoard event file, written many events at a time: its own writer wakes a thread for each."""
+    """An event file, written synchronously with TensorBoard's ``RecordWriter``.
+
+    ``SummaryWriter`` is not used because it writes on a background thread, which it wakes for each event. It loses the
+    error of a full disk for the call that adds an event, which has returned by then, and discards the queued events.
+    `write` must raise that error itself, so that the tracker delivers the same rows again.
+    """
 
     def __init__(self, folder: Path, suffix: str) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
@@ -28,18 +33,22 @@ class EventFile:
         self.write([Event(wall_time=time.time(), file_version="brain.Event:2")])
 
     def write(self, events: list[Any]) -> None:
-        """All of them are in the file when this returns. Raises OSError; the file then ends in a torn record."""
+        """Append the events and flush the file.
+
+        Raises:
+            OSError: writing failed; the file may end in a torn record.
+        """
         for event in events:
             self._records.write(event.SerializeToString())
         self._file.flush()
 
     def close(self) -> None:
-        """Nothing more is written to it."""
+        """Close the file."""
         self._file.close()
 
 
 def read_last_steps(files: list[Path]) -> dict[str, int]:
-    """The last iteration and the last epoch in a run's event files, and whether these have the configuration."""
+    """Return the last ``iteration`` and ``epoch`` in event files, and ``configuration``: 1 if they hold it, else 0."""
     from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
     last = {"iteration": 0, "epoch": 0, "configuration": 0}
@@ -47,60 +56,54 @@ def read_last_steps(files: list[Path]) -> dict[str, int]:
         for event in LegacyEventFileLoader(str(path)).Load():
             for value in event.summary.value:
                 last["configuration"] |= value.tag == CONFIG_TAG
-                axis = (
-                    "iteration" if value.tag in ITERATION_METRICS else "epoch" if value.tag in EPOCH_METRICS else None
-                )
-                if axis:
-                    last[axis] = max(last[axis], event.step)
+                for axis, tags in (("iteration", ITERATION_METRICS), ("epoch", EPOCH_METRICS)):
+                    if value.tag in tags:
+                        last[axis] = max(last[axis], event.step)
     return last
 
 
 def scalars_event(values: dict[str, float], step: int, when: float) -> Any:
-    """Several scalars of one step as one TensorBoard event."""
+    """Return one event with several scalars of one step; ``when`` is a Unix time (s)."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
 
-    value = Summary.Value
-    return Event(
-        wall_time=when,
-        step=step,
-        summary=Summary(value=[value(tag=tag, simple_value=number) for tag, number in values.items()]),
-    )
+    summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+    return Event(wall_time=when, step=step, summary=summary)
 
 
 def hparams_event(run: Run, config: dict[str, Any]) -> Any:
-    """An event for the hparams tab, in the run's own file: a writer's `add_hparams` makes a run of its own for it.
+    """Return an event for the hparams tab with the configuration by dotted names.
 
-    Of the settings, by their dotted names; the tab finds the results by itself, for they are the run's scalars.
+    The tab reads the results from the run's scalars. ``SummaryWriter.add_hparams`` would create a separate run.
     """
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
-    name = display_path(run.folder).removeprefix("runs/")  # as the other tabs call it
-    plain = {k: v if isinstance(v, bool | int | float) else str(v) for k, v in config.items() if v is not None}
-    return Event(wall_time=time.time(), summary=hparams_pb(plain, trial_id=name))
+    name = display_path(run.folder).removeprefix("runs/")  # the run's name in the other tabs
+    hparams = {k: v if isinstance(v, bool | int | float) else str(v) for k, v in config.items() if v is not None}
+    return Event(wall_time=time.time(), summary=hparams_pb(hparams, trial_id=name))
 
 
 def hparams_session_end(when: float) -> Any:
-    """An event for the hparams tab."""
+    """Return an event that marks the run as successful in the hparams tab; ``when`` is its end as Unix time (s)."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
     end = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS, end_time_secs=when)
-    told = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(session_end_info=end))
-    value = Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=told, tensor=metadata.NULL_TENSOR)
+    summary_metadata = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(session_end_info=end))
+    value = Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=summary_metadata, tensor=metadata.NULL_TENSOR)
     return Event(wall_time=when, summary=Summary(value=[value]))
 
 
 def config_table(config: dict[str, Any]) -> str:
-    """The settings by their dotted names, as a table in Markdown."""
+    """Return the configuration by dotted names as a Markdown table."""
     rows = [f"| `{key}` | {value} |" for key, value in config.items() if value is not None]
     return "\n".join(["| setting | value |", "|---|---|", *rows])
 
 
 def text_event(tag: str, markdown: str) -> Any:
-    """An event for the text tab."""
+    """Return an event with Markdown for the text tab."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.plugins.text.summary_v2 import text_pb
 

@@ -1,4 +1,4 @@
-"""The journal, delivered to TensorBoard."""
+"""Deliver a run's journal to TensorBoard."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from bestepoch.tracking.tensorboard.events import (
     text_event,
 )
 
-EVALUATION_SUFFIX = ".evaluate"  # how the name of its event file ends
+EVALUATION_SUFFIX = ".evaluate"  # of the evaluation's event file
 
 
 class TensorBoardTracker:
-    """Event files in the run's folder, so that TensorBoard shows the run under the same name as MLflow."""
+    """Write event files into the run's folder, so that TensorBoard and MLflow show the run under the same name."""
 
     name = "TensorBoard"
 
@@ -39,12 +39,12 @@ class TensorBoardTracker:
 
     @staticmethod
     def load() -> None:
-        """See `Tracker`."""
+        """Import TensorBoard's reader and writer of event files."""
         import tensorboard.backend.event_processing.event_file_loader
         import tensorboard.summary.writer.record_writer  # noqa: F401
 
     def open(self) -> None:
-        """Look how far the event files of earlier attempts go."""
+        """Find the last steps in the event files of earlier attempts; write the configuration if they lack it."""
         if self._last is not None:
             return
         if "last" in self.cursor and self.cursor.get("files") == self._sizes():
@@ -52,24 +52,26 @@ class TensorBoardTracker:
             return
         self._last = read_last_steps(self._files())
         if self.cursor.get("last") != self._last:
-            self.cursor.clear()  # files were deleted, or hold more than was noted: all is looked at again
+            self.cursor.clear()  # the event files are not those of the cursor: compare every row again
         if not self._last.get("configuration"):
             config = flatten(self.run.info["config"])
             self._append([hparams_event(self.run, config), text_event(CONFIG_TAG, config_table(config))])
-            self._noted(configuration=1)
+            self._update_cursor(configuration=1)
 
     def write(self, iterations: list[Row], epochs: list[Row]) -> None:
-        """One event a row, in a file of this attempt's own; a row that a file holds already is left out."""
+        """Write one event per row into this attempt's file, except for rows that an event file holds already."""
         assert self._last is not None
         events = []
         for rows, keys, axis in ((iterations, ITERATION_METRICS, "iteration"), (epochs, EPOCH_METRICS, "epoch")):
             new = [row for row in rows if row[axis] > self._last[axis]]
             events += [scalars_event({key: row[key] for key in keys}, int(row[axis]), row["time"]) for row in new]
         self._append(events)
-        last = {"iteration": iterations, "epoch": epochs}
-        self._noted(**{k: max([self._last[k], *(int(row[k]) for row in rows[-1:])]) for k, rows in last.items()})
+        tables = {"iteration": iterations, "epoch": epochs}
+        self._update_cursor(
+            **{axis: max([self._last[axis], *(int(row[axis]) for row in rows[-1:])]) for axis, rows in tables.items()}
+        )
 
-    def _noted(self, **last: int) -> None:
+    def _update_cursor(self, **last: int) -> None:
         assert self._last is not None
         self._last.update(last)
         self.cursor.update(last=dict(self._last), files=self._sizes())
@@ -81,7 +83,7 @@ class TensorBoardTracker:
             if self._file is not None:
                 self._file.write(events)
         except OSError:
-            # what came behind a torn record would not be read: look how far it goes, and begin another file
+            # TensorBoard reads nothing after a torn record: read the last steps again and start another file.
             self._file, self._last = None, None
             raise
 
@@ -92,28 +94,30 @@ class TensorBoardTracker:
         return {path.name: path.stat().st_size for path in sorted(self._files())}
 
     def close(self, status: str) -> None:
-        """What came of the run, once for each of its ends."""
+        """Write the run's summary, once for each time the run ends."""
         ended = self.run.info.get("ended")
         if self.cursor.get("ended") != ended:
-            told = [text_event("run/summary", describe_run(self.run.info))]
+            events = [text_event("run/summary", describe_run(self.run.info))]
             if status == "finished":
-                told.append(hparams_session_end(ended or time.time()))
-            self._append(told)
+                events.append(hparams_session_end(ended or time.time()))
+            self._append(events)
             self.cursor.update(ended=ended, files=self._sizes())
         if self._file is not None:
             self._file.close()
             self._file = None
 
 
-def write_evaluation(folder: Path, metrics: dict[str, float], verdict: str, more: Iterable[Any]) -> None:
+def write_evaluation(folder: Path, metrics: dict[str, float], summary: str, events: Iterable[Any]) -> None:
     """Add an evaluation to a run's event files, in place of an earlier one.
 
     Args:
-        verdict: Markdown.
-        more: further events.
+        folder: folder of the run.
+        metrics: scalars by tag.
+        summary: Markdown for the text tab.
+        events: further TensorBoard events.
     """
-    for old in folder.glob(f"events.out.tfevents.*{EVALUATION_SUFFIX}"):
-        old.unlink()
+    for path in folder.glob(f"events.out.tfevents.*{EVALUATION_SUFFIX}"):
+        path.unlink()
     file = EventFile(folder, EVALUATION_SUFFIX)
-    file.write([scalars_event(metrics, 0, time.time()), text_event("run/evaluation", verdict), *more])
+    file.write([scalars_event(metrics, 0, time.time()), text_event("run/evaluation", summary), *events])
     file.close()
