@@ -42,10 +42,11 @@ bench: install  ## how good, how fast, and what tracking costs, beside plain PyT
 	python benchmarks/sweeps.py
 	python benchmarks/tables.py --write
 
-lint: install  ## ruff and mypy
+lint: install  ## ruff, mypy and the direction of the imports
 	ruff check .
 	ruff format --check .
 	mypy
+	PYTHONPATH=src lint-imports
 
 format: install  ## let ruff put the code in order
 	ruff check --fix .

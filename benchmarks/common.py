@@ -20,8 +20,8 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from bestepoch.base.config import compose
-from bestepoch.splitting import ensure
+from bestepoch.base.config.compose import load_config
+from bestepoch.splitting.ensure import ensure_split
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 RESULTS = CHECKOUT / "benchmarks/results"
@@ -44,7 +44,7 @@ def project(where: Path | None, data: str) -> Iterator[Path]:
         for file in ("params.yaml", "dvc.yaml"):
             shutil.copy(CHECKOUT / file, folder)
         with contextlib.chdir(folder):
-            split = ensure.ensure_split(compose.load_config([f"data={data}"], False)[1])
+            split = ensure_split(load_config([f"data={data}"], False)[1])
         if split.offline_sample:
             sys.exit(f"{data} cannot be had, and the sample would give other figures; ask for it: --data mnist_sample")
         MlflowClient(tracking_uri=f"sqlite:///{folder / 'empty.db'}")

@@ -98,19 +98,21 @@ def command(folder: Path, stage: str, given: list[str]) -> str:
 
 def tested(folder: Path, run: Path, epochs: int, data_name: str, device: str = "cpu") -> list[float]:
     """Test accuracy after each epoch, looked at when all is chosen: to say when 99 % was passed."""
-    from bestepoch.base.config import compose
+    from bestepoch.base.config.compose import load_config
     from bestepoch.components.data.split import load_part
-    from bestepoch.components.models import inference, model_file
+    from bestepoch.components.models import inference, scoring
+    from bestepoch.components.models.model_file import make_model_file, restore_network
+    from bestepoch.runs import checkpoint
     from bestepoch.runs.run import Run
-    from bestepoch.splitting import ensure
+    from bestepoch.splitting.ensure import ensure_split
 
     with contextlib.chdir(folder):
-        images, labels = load_part(
-            ensure.ensure_split(compose.load_config([f"data={data_name}"], False)[1]).folder, "test"
-        )
-        models = (model_file.make_model_file(Run.read(run), run, epoch) for epoch in range(1, epochs + 1))
-        logits = (inference.predict(model_file.restore_network(model).to(device), images) for model in models)
-        return [inference.score_examples(found, labels).accuracy for found in logits]
+        images, labels = load_part(ensure_split(load_config([f"data={data_name}"], False)[1]).folder, "test")
+        info = Run.read(run).info
+        saved = (checkpoint.load(checkpoint.weights_path(run, epoch)) for epoch in range(1, epochs + 1))
+        networks = (restore_network(make_model_file(info, weights)).to(device) for weights in saved)
+        logits = (inference.predict(network, images) for network in networks)
+        return [scoring.score_examples(found, labels).accuracy for found in logits]
 
 
 def published(folder: Path, options: argparse.Namespace) -> float:
@@ -121,12 +123,12 @@ def published(folder: Path, options: argparse.Namespace) -> float:
     from torch.nn import functional
     from torch.utils.data import DataLoader, Dataset
 
-    from bestepoch.base.config import compose
+    from bestepoch.base.config.compose import load_config
     from bestepoch.components.data.split import load_part
-    from bestepoch.splitting import ensure
+    from bestepoch.splitting.ensure import ensure_split
 
     with contextlib.chdir(folder):
-        split = ensure.ensure_split(compose.load_config([f"data={options.data}"], False)[1]).folder
+        split = ensure_split(load_config([f"data={options.data}"], False)[1]).folder
     parts = [load_part(split, part) for part in ("train", "validation")]
     # it holds none out
     whole = [torch.cat([part[i] for part in parts])[: options.their_images] for i in (0, 1)]

@@ -53,15 +53,15 @@ def main() -> None:
 
 def record(iterations: int, rate: int) -> None:
     """The calls that training makes; the processor seconds of each window go into windows.json."""
-    from bestepoch.base.config import compose
+    from bestepoch.base.config.compose import load_config
     from bestepoch.runs.journal import Journal
     from bestepoch.runs.run import Run
-    from bestepoch.splitting import ensure
+    from bestepoch.splitting.ensure import ensure_split
     from bestepoch.tracking.client import RunTracking
 
-    settings = compose.load_config(["data=mnist_sample", "tracking.drain_seconds=36000"], False)[1]
-    run = Run.open(settings, ensure.ensure_split(settings), "cpu", [])
-    journal, deliveries = Journal(run.folder), RunTracking(settings.tracking, run)
+    config = load_config(["data=mnist_sample", "tracking.drain_seconds=36000"], False)[1]
+    run = Run.open(config, ensure_split(config), "cpu")
+    journal, tracker = Journal(run.folder), RunTracking(config.tracking, run)
     values = [(random.random(), random.random()) for _ in range(WINDOW)]  # as many digits as real ones have
     windows = []
     begin = time.monotonic()
@@ -74,7 +74,7 @@ def record(iterations: int, rate: int) -> None:
         windows.append(time.thread_time() - start)
     journal.close()
     run.info.update(status="finished", ended=time.time())
-    deliveries.close("finished")
+    tracker.close("finished")
     run.close()
     Path("windows.json").write_text(json.dumps(windows))
 

@@ -375,15 +375,15 @@ def opened(folder: Path, runs: int) -> float:
     """Seconds for a run's folder, where so many others are no match."""
     import torch  # noqa: F401  # its import is not what is measured
 
-    from bestepoch.base.config import compose
-    from bestepoch.runs.run import Run
-    from bestepoch.splitting import ensure
+    from bestepoch.base.config.compose import load_config
+    from bestepoch.runs.run import Run, RunOrigin
+    from bestepoch.splitting.ensure import ensure_split
 
-    settings = compose.load_config(["data=mnist_sample"], False)[1]
-    split = ensure.ensure_split(settings.model_copy(update={"seed": runs}))
-    settings = settings.model_copy(update={"seed": time.monotonic_ns() % 10**9})
+    config = load_config(["data=mnist_sample"], False)[1]
+    split = ensure_split(config.model_copy(update={"seed": runs}))
+    config = config.model_copy(update={"seed": time.monotonic_ns() % 10**9})
     started = time.monotonic()
-    run = Run.open(settings, split, "cpu", ["as=benchmark"])
+    run = Run.open(config, split, "cpu", RunOrigin(["as=benchmark"]))
     seconds = time.monotonic() - started
     run.close()
     shutil.rmtree(run.folder)
@@ -407,7 +407,7 @@ def looked_through(folder: Path, place: str, runs: int) -> float:
 
 def images(folder: Path, count: int) -> tuple[Path, Path]:
     """Two raw data sets of MNIST's form and their splits, the second with twice as many images; no two are equal."""
-    from bestepoch.base.config import compose
+    from bestepoch.base.config.compose import load_config
     from bestepoch.splitting.split import split_data
 
     made = folder / "images-1", folder / "images-2"
@@ -426,7 +426,7 @@ def images(folder: Path, count: int) -> tuple[Path, Path]:
         about = {"name": "drawn", "requested": "drawn", "source": "drawn"}
         files = {"files": {role: {"name": name} for role, name in IMAGES.items()}}
         (out / "raw/dataset.json").write_text(json.dumps(about | files))
-        split_data(out / "raw", out / "split", compose.load_config([], False)[1].split)
+        split_data(out / "raw", out / "split", load_config([], False)[1].split)
     return made
 
 
@@ -459,22 +459,22 @@ def slope(what: str, places: tuple[Path, Path], count: int) -> float:
 def alone(what: str, place: Path) -> None:
     """Do one thing and print the process's peak memory in bytes."""
     if what == "split":
-        from bestepoch.base.config import compose
+        from bestepoch.base.config.compose import load_config
         from bestepoch.splitting.split import split_data
 
-        split_data(place / "raw", place / "again", compose.load_config([], False)[1].split)
+        split_data(place / "raw", place / "again", load_config([], False)[1].split)
     elif what == "load":
         import torch
 
-        from bestepoch.base.config import compose
+        from bestepoch.base.config.compose import load_config
         from bestepoch.components.data.augment import Augment
         from bestepoch.components.data.order import epoch_permutation
         from bestepoch.components.data.split import load_part
 
         held = [load_part(place / "split", part) for part in ("train", "validation")]
-        menu = compose.load_config(["augment=shift"], False)[1].augment
+        config = load_config(["augment=shift"], False)[1].augment
         count = len(held[0][0])
-        kept = epoch_permutation(0, 1, count), Augment(menu, 0, 1, count, torch.device("cpu"))
+        kept = epoch_permutation(0, 1, count), Augment(config, 0, 1, count, torch.device("cpu"))
         assert len(kept[0]) == count
     else:
         from bestepoch.runs.tables import read_columns

@@ -22,8 +22,8 @@ from typing import Any
 import common
 import tables
 
-from bestepoch.base.config import compose
-from bestepoch.splitting import ensure
+from bestepoch.base.config.compose import load_config
+from bestepoch.splitting.ensure import ensure_split
 
 SIDE, GPU_SIDE = 1024, 8192  # of the matrices whose product is the machine's limit
 WARM = 10  # updates before the clock runs
@@ -63,40 +63,39 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+class Unrecorded:
+    """What `train_epoch` calls; nothing is recorded."""
+
+    def on_step_end(self, iteration: int, loss: Any, lr: float) -> None:
+        """After an update."""
+
+    def switch_section(self, section: str) -> None:
+        """Before another kind of work."""
+
+
 class Loop:
     """The default experiment's network and updates on some images, from the beginning each time."""
 
     def __init__(self, folder: Path, data_name: str, device: str = "cpu") -> None:
         import torch
 
-        from bestepoch.components.data import split
-        from bestepoch.components.data.split import classes, load_part, shape
-        from bestepoch.components.data.split import folder as split_folder
-        from bestepoch.components.data.split import values as split_values
-        from bestepoch.components.models import networks
-        from bestepoch.training import cuda_graph, loop, optimizers
-        from bestepoch.training.device import choose_device, resolve_auto, wrap_for_training
+        from bestepoch.components.data.split import load_part
+        from bestepoch.components.models.networks import build_network
+        from bestepoch.training.device import choose_device, resolve_auto
 
-        self.torch, self.data, self.loop, self.optimizers, self.trained_as = (
-            torch,
-            split,
-            loop,
-            optimizers,
-            wrap_for_training,
-        )
-        self.graph = cuda_graph
+        self.torch = torch
         with contextlib.chdir(folder):
-            self.config = compose.load_config([f"data={data_name}", f"device.name={device}"], False)[1]
-            split = ensure.ensure_split(self.config)
-        self.device = choose_device(self.config.device)
-        self.config = resolve_auto(self.config, self.device)
-        self.precision = self.config.device.precision
-        parts = [load_part(split_folder, part) for part in ("train", "validation")]
+            config = load_config([f"data={data_name}", f"device.name={device}"], False)[1]
+            split = ensure_split(config)
+        self.device = choose_device(config.device)
+        self.config = config = resolve_auto(config, self.device)
+        self.precision = config.device.precision
+        parts = [load_part(split.folder, part) for part in ("train", "validation")]
         self.images, self.labels = (torch.cat([part[i] for part in parts]).to(self.device) for i in (0, 1))
-        values = split_values
-        torch.manual_seed(self.config.seed)
-        self.network = networks.build_network(
-            self.config.model, shape, classes, values["pixel_mean"], values["pixel_std"]
+        values = split.values
+        torch.manual_seed(config.seed)
+        self.network = build_network(
+            config.model, split.shape, split.classes, values["pixel_mean"], values["pixel_std"]
         ).to(self.device)
 
     def seconds(self, images: int, batch_size: int, updates: int | None = None, **way: Any) -> tuple[float, int]:
@@ -105,29 +104,32 @@ class Loop:
         Args:
             way: settings of the device that are others than the experiment's.
         """
-        network = copy.deepcopy(self.network)
-        optimizer = self.optimizers.build(self.config.optimizer, network)
+        from bestepoch.components.data.augment import Augment
+        from bestepoch.components.data.order import epoch_permutation
+        from bestepoch.training.cuda_graph import CUDAGraphStep
+        from bestepoch.training.device import wrap_for_training
+        from bestepoch.training.loop import EpochData, Learner, train_epoch
+        from bestepoch.training.loss import Objective
+        from bestepoch.training.optimizers import build_optimizer
+
+        config, network = self.config, copy.deepcopy(self.network)
+        optimizer = build_optimizer(config.optimizer, network)
         weights = tuple(p for p in network.parameters() if p.ndim > 1)
-        objective = self.loop.Objective(self.config.loss.label_smoothing, self.config.optimizer.l1, weights)
-        lr = self.config.optimizer.lr / 100
-        device = self.config.device.model_copy(update=way)
-        trained = self.trained_as(device, network)
-        graph = self.graph.Graph(batch_size, network.parameters()) if device.cuda_graphs is True else None
+        objective = Objective(config.loss.label_smoothing, config.optimizer.l1, weights)
+        lr = config.optimizer.lr / 100
+        device = config.device.model_copy(update=way)
+        graph = CUDAGraphStep(batch_size, network.parameters()) if device.cuda_graphs is True else None
+        learner = Learner(wrap_for_training(device, network), objective, optimizer, graph)
 
         def train(epoch: int, images: int, updates: int | None) -> int:
-            augment = self.data.Augment(self.config.augment, 0, epoch, images, self.device)
-            order = self.data.order(0, epoch, images).to(self.device)
-            batches = self.torch.split(order, batch_size)[:updates]
-            self.loop.train_epoch(
-                *(trained, self.images, self.labels, batches, augment, objective, optimizer, lambda _: lr, 1, nothing),
-                graph=graph,
-            )
+            augment = Augment(config.augment, 0, epoch, images, self.device)
+            permutation = epoch_permutation(0, epoch, images).to(self.device)
+            batches = self.torch.split(permutation, batch_size)[:updates]
+            data = EpochData(self.images, self.labels, batches, augment)
+            train_epoch(learner, data, lambda _: lr, 1, Unrecorded())
             if self.device.type == "cuda":
                 self.torch.cuda.synchronize()
             return sum(map(len, batches))
-
-        def nothing(*_: Any) -> None:
-            pass
 
         train(0, len(self.images), WARM)
         began = time.perf_counter()

@@ -2,8 +2,8 @@
 
 The network, optimizer, rates, order and augmentation are the project's, the data are in memory, and every variant
 validates once an epoch. The clock runs until the trackers have everything, and sees neither imports nor data loading.
-It is around all of `bestepoch.train.train`, with its journal and checkpoints, but around the bare loop of the others:
-they have no checkpoints, and their MLflow run is made before.
+It is around all of `bestepoch.training.session.train`, with its journal and checkpoints, but around the bare loop of
+the others: they have no checkpoints, and their MLflow run is made before.
 """
 
 from __future__ import annotations
@@ -22,42 +22,47 @@ from typing import Any
 
 import common
 
+import bestepoch.train as command
 from bestepoch.base.config.schema import Config
 from bestepoch.cli.launch import launch
+from bestepoch.components.data.split import Split
 from bestepoch.components.schedules.learning_rate import learning_rate
 from bestepoch.components.schedules.plan import make_plan
-from bestepoch.splitting import ensure
-from bestepoch.training import session
+from bestepoch.runs.run import Run
+from bestepoch.splitting.ensure import ensure_split
+from bestepoch.training.session import Session
 
 
 class Task:
     """What training needs, in memory, and PyTorch warmed up on a copy of it."""
 
-    def __init__(self, settings: Config) -> None:
+    def __init__(self, config: Config) -> None:
         # imported here: bestepoch starts its trackers beside these imports, and is measured as it is
         import torch
 
+        from bestepoch.components.data.split import load_cached
         from bestepoch.components.models import networks
         from bestepoch.training import optimizers
         from bestepoch.training.device import choose_device, resolve_auto, wrap_for_training
 
-        self.split, self.device = ensure.ensure_split(settings), choose_device(settings.device)
-        self.config = settings = resolve_auto(settings, self.device)
+        self.split, self.device = ensure_split(config), choose_device(config.device)
+        self.config = config = resolve_auto(config, self.device)
         values = self.split.values
-        self.plan = make_plan(values["sizes"]["train"], settings.train)
-        self.images, self.labels = load_part(self.split.folder, "train")
-        self.held_images, self.held_labels = load_part(self.split.folder, "validation")
-        torch.manual_seed(settings.seed)
+        self.plan = make_plan(values["sizes"]["train"], config.train)
+        # by what training calls, for which they are then in memory as well
+        self.images, self.labels = load_cached(self.split, "train", self.device)
+        self.held_images, self.held_labels = load_cached(self.split, "validation", self.device)
+        torch.manual_seed(config.seed)
         self.network = networks.build_network(
-            settings.model, self.split.shape, self.split.classes, values["pixel_mean"], values["pixel_std"]
+            config.model, self.split.shape, self.split.classes, values["pixel_mean"], values["pixel_std"]
         )
-        self.trained = wrap_for_training(settings.device, self.network)
-        self.trained_body = wrap_for_training(settings.device, self.network.body)
-        self.optimizer = optimizers.build_optimizer(settings.optimizer, self.network)
+        self.trained = wrap_for_training(config.device, self.network)
+        self.trained_body = wrap_for_training(config.device, self.network.body)
+        self.optimizer = optimizers.build_optimizer(config.optimizer, self.network)
         spare = copy.copy(self)
         spare.network = copy.deepcopy(self.network)
-        spare.trained = wrap_for_training(settings.device, spare.network)
-        spare.optimizer = optimizers.build_optimizer(settings.optimizer, spare.network)
+        spare.trained = wrap_for_training(config.device, spare.network)
+        spare.optimizer = optimizers.build_optimizer(config.optimizer, spare.network)
         for index in spare.batches(1)[:20]:
             spare.loss(index).backward()
             spare.optimizer.step()
@@ -93,10 +98,10 @@ class Task:
 
     def validate(self) -> None:
         """One pass over the validation images."""
-        from bestepoch.components.models import inference
+        from bestepoch.components.models import inference, scoring
 
         logits = inference.predict(self.network, self.held_images)
-        inference.score_examples(logits, self.held_labels, self.config.loss.label_smoothing)
+        scoring.score_examples(logits, self.held_labels, self.config.loss.label_smoothing)
 
 
 def epochs(task: Task, log: Callable[[int, Any, float], None]) -> None:
@@ -243,26 +248,27 @@ def lightning(task: Task) -> Callable[[], None]:
     return lambda: trainer.fit(Module(), Batches(), DataLoader(held, batch_size=None))
 
 
-def bestepoch(settings: Config) -> None:
+def bestepoch(config: Config) -> None:
     """`python -m bestepoch.train` as it is, with a clock around its `train`."""
-    inner = session.train
+    inner = command.train
 
-    def timed(settings: Config, split: Any, **given: Any) -> Any:
+    def timed(config: Config, split: Split, session: Session | None = None) -> Run:
         from bestepoch.runs import checkpoint
 
-        task = Task(settings)
-        seconds, run = clocked(lambda: inner(settings, split, **given))
+        task = Task(config)
+        run: Run
+        seconds, run = clocked(lambda: inner(config, split, session))
         weights = checkpoint.load(checkpoint.weights_path(run.folder, task.plan.epochs))["network"]
-        report(seconds, task, weights, settings.tracking.mlflow)
+        report(seconds, task, weights, config.tracking.mlflow)
         return run
 
-    session.train = timed
-    session.main(settings)
+    command.train = timed
+    command.main(config)
 
 
-def other(variant: Callable[[Task], Callable[[], None]], settings: Config) -> None:
+def other(variant: Callable[[Task], Callable[[], None]], config: Config) -> None:
     """Any of the ways above."""
-    task = Task(settings)
+    task = Task(config)
     seconds, _ = clocked(variant(task))
     report(seconds, task, task.network.state_dict(), variant not in (plain, dataloader))
 

@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 
 import live
 from bestepoch.runs.timing import SECTIONS, SectionTimer, process_age
-from bestepoch.training import loop
+from bestepoch.training.loop import EpochData, Learner, train_epoch
 from bestepoch.training.loss import Objective
 
 pytestmark = pytest.mark.xdist_group("clock")
@@ -79,7 +79,7 @@ def test_an_error_leaves_the_account() -> None:
 
 
 def test_the_age_of_a_process_counts_from_its_start() -> None:
-    code = "import time, bestepoch.clock as c; time.sleep(0.5); print(c.process_age())"
+    code = "import time, bestepoch.runs.timing as t; time.sleep(0.5); print(t.process_age())"
     began = time.perf_counter()
     told = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     assert 0.5 <= told <= time.perf_counter() - began + 0.02
@@ -160,7 +160,7 @@ def test_memory_does_not_grow_with_the_epochs(long: Watched, project: Path) -> N
 @pytest.mark.skipif(sys.platform != "linux", reason="the system tells it otherwise")
 def test_the_peak_is_this_processs_own_and_not_that_of_the_one_that_started_it() -> None:
     large = bytearray(b"x") * 400_000_000  # a notebook, say
-    ask = "from bestepoch.clock import peak_memory; print(peak_memory()); x = b'x' * 10**8; print(peak_memory())"
+    ask = "from bestepoch.runs.timing import peak_memory; print(peak_memory()); x = b'x' * 10**8; print(peak_memory())"
     printed = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout
     before, after = map(int, printed.split())
     assert 5e6 < before < 100e6
@@ -170,13 +170,19 @@ def test_the_peak_is_this_processs_own_and_not_that_of_the_one_that_started_it()
 
 def test_the_time_of_a_replayed_batch_is_that_of_its_passes() -> None:
     """Its data are part of what is replayed, and what the processor waits for is not them."""
-    network = torch.nn.Linear(1, 2)
     told: list[str] = []
-    loop.train_epoch(
-        *(network, torch.zeros(2, 1), torch.zeros(2, dtype=torch.long), [torch.arange(2)] * 2),
-        *(lambda images, _index: images, Objective(0.0, 0.0, ()), torch.optim.SGD(network.parameters())),
-        *(lambda _: 0.1, 1, lambda *_: None),
-        account=told.append,
-        graph=lambda _work, _index, _augment: torch.tensor(0.5),
-    )
+
+    class Callback:
+        def on_step_end(self, iteration: int, loss: float | torch.Tensor, lr: float) -> None:
+            pass
+
+        def switch_section(self, section: str) -> None:
+            told.append(section)
+
+    network = torch.nn.Linear(1, 2)
+    graph: Any = lambda _work, _index, _augment: torch.tensor(0.5)  # noqa: E731
+    learner = Learner(network, Objective(0.0, 0.0, ()), torch.optim.SGD(network.parameters()), graph)
+    unchanged: Any = lambda images, _index: images  # noqa: E731
+    data = EpochData(torch.zeros(2, 1), torch.zeros(2, dtype=torch.long), [torch.arange(2)] * 2, unchanged)
+    train_epoch(learner, data, lambda _: 0.1, 1, Callback())
     assert told == ["data", *["forward_backward", "optimizer", "tracking", "data"] * 2]

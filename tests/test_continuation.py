@@ -21,7 +21,6 @@ from filelock import FileLock
 from mlflow import MlflowClient
 
 import live
-from bestepoch.base import paths
 from bestepoch.base.config import compose
 from bestepoch.base.config.groups import (
     ConstantSchedulerConfig,
@@ -36,9 +35,10 @@ from bestepoch.base.config.schema import TrainConfig
 from bestepoch.components.data.split import Split
 from bestepoch.components.schedules.learning_rate import learning_rate
 from bestepoch.components.schedules.plan import TrainingPlan, make_plan
-from bestepoch.runs import checkpoint
-from bestepoch.runs.run import Run
-from bestepoch.training import extend, session
+from bestepoch.runs import checkpoint, identity
+from bestepoch.runs.run import Run, RunOrigin
+from bestepoch.training import extend
+from bestepoch.training.session import Session, train
 
 pytestmark = pytest.mark.xdist_group("continuation")
 
@@ -76,7 +76,7 @@ class Project:
         """What a command begins with: the run, after the word on earlier ones."""
         overrides = [*TRAIN, *changed]
         settings = compose.load_config(overrides, False)[1]
-        run = Run.open(settings, data or self.sample, "cpu", overrides)
+        run = Run.open(settings, data or self.sample, "cpu", RunOrigin(overrides))
         assert not run.resumed
         extend.extend_earlier_run(run, settings, make_plan(4050, settings.train))
         run.close()
@@ -86,9 +86,8 @@ class Project:
         overrides = [*TRAIN, *changed]
         with self.patch.context() as patch:
             patch.chdir(self.folder)
-            patch.setattr(session, "overrides", lambda: overrides)  # Hydra knows them where Hydra runs
             patch.setattr(os, "fsync", lambda _handle: None)  # after each iteration that would take long
-            run = session.train(compose.load_config(overrides, False)[1], self.sample)
+            run = train(compose.load_config(overrides, False)[1], self.sample, Session(overrides))
         run.close()
         assert run.status == "finished"
         return run
@@ -261,7 +260,7 @@ CHANGES = {
     "model.hidden=[9]": "model.hidden [8] → [9]",
     "augment=none": "augment shift → none, augment.pixels 2 → None",
     "data": "the data's checksum",
-    "code": "the code of loop.py",
+    "code": "the code of training/loop.py",
 }
 
 
@@ -278,9 +277,9 @@ def test_what_changes_the_numbers_never_goes_on_and_after_an_interruption_it_is_
         data = dataclasses.replace(data, values={**data.values, "checksum": "0" * 32})
         assert data.checksum != here.sample.checksum
     elif changed == "code":
-        package = shutil.copytree(paths.PACKAGE, tmp_path / "package")
-        here.patch.setattr(paths, "PACKAGE", package)
-        with (package / "loop.py").open("a") as file:
+        package = shutil.copytree(identity.PACKAGE, tmp_path / "package")
+        here.patch.setattr(identity, "PACKAGE", package)
+        with (package / "training/loop.py").open("a") as file:
             file.write("# decides numbers\n")
     else:
         given = (*common, changed)

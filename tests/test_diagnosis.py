@@ -16,7 +16,7 @@ import pytest
 import live
 from bestepoch.base.config import compose
 from bestepoch.base.errors import UsageError
-from bestepoch.components.models.inference import smoothed_ce_floor
+from bestepoch.components.models.scoring import smoothed_ce_floor
 from bestepoch.evaluation.diagnosis import Curve, Diagnosis, diagnose, estimate_noise
 from bestepoch.runs import tables
 from bestepoch.runs.tables import Row

@@ -46,19 +46,25 @@ CURVES = {
 # Trains all of them in double precision, where nothing but the arithmetic's order may differ, and notes for each run
 # what each process had: the images of each batch, the first units that dropout took away, the weights at the end.
 SCRIPT = """
-import hashlib, json, sys
+import functools, hashlib, json, sys
 from pathlib import Path
 import torch
-from bestepoch import app, config, data, model, train, trainer
-from bestepoch.clock import Clock
-from bestepoch.distributed import World
+from bestepoch.base.config.compose import load_config
+from bestepoch.cli.process import configure_process
+from bestepoch.components.data.augment import Augment
+from bestepoch.components.models import networks
+from bestepoch.splitting.ensure import ensure_split
+from bestepoch.tracking.client import RunTracking
+from bestepoch.training import trainer
+from bestepoch.training.distributed import DistributedContext
+from bestepoch.training.session import Session, train, train_worker_rank
 
-build = model.build
-model.build = lambda *choice: build(*choice).double()
-model.Network.forward = lambda self, x: self.body(((x.double() - self.mean) / self.std).unsqueeze(1))
-app._log_to_terminal()
-world, notes = World.here(), {}
-vary, make = data.Augment.__call__, trainer.State
+build = networks.build_network
+networks.build_network = lambda *choice: build(*choice).double()
+networks.Network.forward = lambda self, x: self.body(((x.double() - self.mean) / self.std).unsqueeze(1))
+configure_process()
+context, notes = DistributedContext.from_env(), {}
+vary, make = Augment.__call__, trainer.TrainingState
 def noted(self, images, index):
     note["images"].append(index.tolist())
     return vary(self, images, index)
@@ -71,20 +77,23 @@ def kept(network, *rest):
             module.register_forward_hook(look)
     note["network"] = network
     return make(network, *rest)
-data.Augment.__call__, trainer.State = noted, kept
-with world.joined():
+Augment.__call__, trainer.TrainingState = noted, kept
+with context.process_group():
     for name, overrides in json.loads(sys.argv[1]).items():
         note = {"images": []}
-        train.overrides = lambda: overrides
-        settings = config.checked(overrides, False)[1]
-        train.lead(settings, world, Clock()) if world.first else train.follow(settings, world)
+        config = load_config(overrides, False)[1]
+        if context.is_main:
+            track = functools.partial(RunTracking, config.tracking)
+            train(config, ensure_split(config), Session(overrides, context=context, track=track)).close()
+        else:
+            train_worker_rank(config, context)
         tensors = note.pop("network").state_dict().values()
         note["weights"] = hashlib.sha256(b"".join(t.contiguous().numpy().tobytes() for t in tensors)).hexdigest()
-        notes[name] = world.gathered(note)
-        if world.first:
+        notes[name] = context.all_gather(note)
+        if context.is_main:
             (run,) = Path("runs").glob("*/run.json")
             run.parent.rename(Path("trained") / name)
-if world.first:
+if context.is_main:
     Path("notes.json").write_text(json.dumps(notes))
 """
 

@@ -8,7 +8,7 @@ import live
 COMMAND = """
 import atexit, gc
 atexit.register(lambda: print(len(gc.get_objects()), gc.get_freeze_count()))
-from bestepoch.app import launch
+from bestepoch.cli.launch import launch
 
 def task(settings):
     import torch

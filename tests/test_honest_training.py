@@ -29,14 +29,16 @@ from bestepoch.base.errors import UsageError
 from bestepoch.components.data.augment import Augment
 from bestepoch.components.data.order import epoch_permutation as split_order
 from bestepoch.components.data.split import Split, load_part
-from bestepoch.components.models import inference, networks
+from bestepoch.components.models import inference, networks, scoring
 from bestepoch.runs import checkpoint
+from bestepoch.runs.journal import to_floats
 from bestepoch.runs.run import Run
 from bestepoch.runs.tables import read_rows
-from bestepoch.training import loop, optimizers, session, trainer
+from bestepoch.training import loop, optimizers
 from bestepoch.training.distributed import DistributedContext
-from bestepoch.training.loop import NonFiniteLoss
+from bestepoch.training.loop import EpochData, Learner, NonFiniteLoss
 from bestepoch.training.loss import Objective
+from bestepoch.training.session import Session, train
 
 CHECKOUT = Path(__file__).parents[1]
 PACKAGE = CHECKOUT / "src/bestepoch"
@@ -74,6 +76,19 @@ def fresh(name: str, sample: Split, seed: int = 0) -> networks.Network:
     )
 
 
+@dataclasses.dataclass
+class AfterUpdate:
+    """What `train_epoch` tells, of which a test takes the updates alone."""
+
+    after: Callable[[int, Any, float], None]
+
+    def on_step_end(self, iteration: int, loss: Any, lr: float) -> None:
+        self.after(iteration, loss, lr)
+
+    def switch_section(self, section: str) -> None:
+        pass
+
+
 def teach(
     network: nn.Module,
     images: Tensor,
@@ -85,22 +100,18 @@ def teach(
     """Plain training with Adam; ``labels_of`` may give other labels in each epoch."""
     optimizer = torch.optim.Adam(network.parameters(), lr=0.002)
     for epoch in range(1, epochs + 1):
-        loop.train_epoch(
-            network,
+        data = EpochData(
             images,
             labels if labels_of is None else labels_of(epoch),
             torch.split(split_order(0, epoch, len(images)), batch_size),
             Augment(NO_AUGMENT, 0, epoch, len(images), CPU),
-            Objective(0.0, 0.0, ()),
-            optimizer,
-            lambda iteration: 0.002,
-            1,
-            lambda iteration, loss, lr: None,
         )
+        learner = Learner(network, Objective(0.0, 0.0, ()), optimizer)
+        loop.train_epoch(learner, data, lambda iteration: 0.002, 1, AfterUpdate(lambda iteration, loss, lr: None))
 
 
 def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
-    return inference.score_examples(inference.predict(network, images), labels).accuracy
+    return scoring.score_examples(inference.predict(network, images), labels).accuracy
 
 
 # ---------------------------------------------------------------- the order of the data
@@ -161,7 +172,7 @@ class Watched:
 
 
 def really_trained(monkeypatch: pytest.MonkeyPatch, folder: Path, sample: Split, *overrides: str) -> Watched:
-    """`train.train` itself, in a project of its own."""
+    """`session.train` itself, in a project of its own."""
     shutil.copytree(CHECKOUT / "conf", folder / "conf", dirs_exist_ok=True)
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copyfile(CHECKOUT / name, folder / name)
@@ -172,9 +183,9 @@ def really_trained(monkeypatch: pytest.MonkeyPatch, folder: Path, sample: Split,
     rates: list[float] = []
     inner, make = loop.train_epoch, optimizers.build_optimizer
 
-    def train_epoch(network: Any, images: Tensor, labels: Tensor, index: Any, *rest: Any, **named: Any) -> None:
-        batches.append(list(index))
-        inner(network, images, labels, index, *rest, **named)
+    def train_epoch(learner: Learner, data: EpochData, *rest: Any) -> None:
+        batches.append(list(data.batches))
+        inner(learner, data, *rest)
 
     def build(*arguments: Any) -> torch.optim.Optimizer:
         made = make(*arguments)
@@ -182,10 +193,9 @@ def really_trained(monkeypatch: pytest.MonkeyPatch, folder: Path, sample: Split,
         return made
 
     with monkeypatch.context() as patch:
-        patch.setattr(session, "overrides", lambda: list(overrides))  # Hydra knows them where Hydra runs
         patch.setattr(loop, "train_epoch", train_epoch)
         patch.setattr(optimizers, "build_optimizer", build)
-        run = session.train(settings, sample)
+        run = train(settings, sample, Session(overrides))
     run.close()
     return Watched(
         run, settings, batches, rates, read_rows(run.folder / "iterations.csv"), read_rows(run.folder / "epochs.csv")
@@ -236,13 +246,15 @@ def test_the_last_smaller_batch_counts_for_as_much_as_it_holds(watched: Watched)
         with pytest.raises(AssertionError, match="not the mean over images"):
             check_epoch_loss(sum(losses) / len(losses), losses, sizes)
     batches = [torch.zeros(100), torch.zeros(100), torch.zeros(50)]
-    assert trainer._mean_loss([1.0, 2.0, 4.0], batches) == (100 + 200 + 200) / 250
+    assert loop.mean_loss([1.0, 2.0, 4.0], batches) == (100 + 200 + 200) / 250
 
 
 def test_losses_that_stayed_on_a_device_are_looked_at_when_the_epoch_ends() -> None:
-    assert trainer._require_finite([1.0, torch.tensor(2.0)], 540, lambda _iteration: 0.1) == [1.0, 2.0]
+    losses = to_floats([1.0, torch.tensor(2.0)])
+    assert loop.require_finite(losses, 540, lambda _iteration: 0.1) == [1.0, 2.0]
+    losses = to_floats([1.0, torch.tensor(2.0), torch.tensor(float("nan"))])
     with pytest.raises(loop.NonFiniteLoss, match=r"nan at iteration 543 \(learning rate 0\.1\)"):
-        trainer._require_finite([1.0, torch.tensor(2.0), torch.tensor(float("nan"))], 540, lambda _iteration: 0.1)
+        loop.require_finite(losses, 540, lambda _iteration: 0.1)
 
 
 def test_validation_is_of_the_plain_images_with_the_weights_after_the_epoch(watched: Watched, sample: Split) -> None:
@@ -321,7 +333,7 @@ def test_label_smoothing_reaches_training_and_validation(
     logits = inference.predict(network, held_images)
     by_hand = cross_entropy(logits, held_labels, label_smoothing=0.25).item()
     assert smooth.epochs[0]["val/loss"] == pytest.approx(by_hand, rel=1e-5)
-    assert by_hand > inference.smoothed_ce_floor(0.25, 10) > 0.5
+    assert by_hand > scoring.smoothed_ce_floor(0.25, 10) > 0.5
 
 
 def test_a_loss_that_is_no_number_ends_a_real_training_with_a_plain_message(
@@ -428,7 +440,7 @@ def test_pixels_that_are_not_normalised_would_be_found(sample: Split) -> None:
 
 
 def check_memorised(network: nn.Module, images: Tensor, labels: Tensor) -> None:
-    fared = inference.score_examples(inference.predict(network, images), labels)
+    fared = scoring.score_examples(inference.predict(network, images), labels)
     assert fared.accuracy == 1.0, f"{fared.accuracy:.0%} of the images are known by heart"
     assert fared.loss < 0.1
 
@@ -568,7 +580,7 @@ def test_label_smoothing_is_torchs(smoothing: float) -> None:
 def test_the_score_is_the_plain_mean_over_all_images(smoothing: float) -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(1050, 10), torch.randint(0, 10, (1050,))
-    fared = inference.score_examples(logits, labels, smoothing)
+    fared = scoring.score_examples(logits, labels, smoothing)
     logs = log_softmax(logits.double(), 1).tolist()
     by_hand = [
         -(1 - smoothing) * row[label] - smoothing * math.fsum(row) / 10
@@ -603,10 +615,10 @@ def test_no_loss_is_below_the_least_one(smoothing: float, classes: int) -> None:
     target = torch.full((classes,), smoothing / classes, dtype=torch.float64)
     target[0] += 1 - smoothing
     logits = target.clamp_min(1e-30).log()[None]  # as sure as the target is
-    least = inference.smoothed_ce_floor(smoothing, classes)
-    assert inference.score_examples(logits, torch.tensor([0]), smoothing).loss == pytest.approx(least, abs=1e-12)
+    least = scoring.smoothed_ce_floor(smoothing, classes)
+    assert scoring.score_examples(logits, torch.tensor([0]), smoothing).loss == pytest.approx(least, abs=1e-12)
     for other in (logits * 1.1, logits * 0.9):
-        assert inference.score_examples(other, torch.tensor([0]), smoothing).loss >= least
+        assert scoring.score_examples(other, torch.tensor([0]), smoothing).loss >= least
     assert (least == 0) == (smoothing == 0)
 
 
@@ -646,7 +658,7 @@ def test_shift_moves_by_whole_pixels_exactly_as_drawn(shape: tuple[int, int], pi
 
 
 def test_shift_draws_every_move_about_as_often() -> None:
-    moves = Augment(ShiftConfig(name="shift", pixels=2), 0, 1, 50_000, CPU).drawn
+    moves = Augment(ShiftConfig(name="shift", pixels=2), 0, 1, 50_000, CPU).params
     counts = torch.bincount(5 * moves[:, 0] + moves[:, 1], minlength=25)
     assert len(counts) == 25
     assert ((counts - 2000).abs() < 250).all()  # more than five standard deviations
@@ -684,11 +696,11 @@ def test_augmentation_belongs_to_the_image_not_to_its_place_in_a_batch(menu: Any
 def test_an_epochs_augmentation_takes_anothers_place_in_memory(menu: Any, sample: Split) -> None:
     images, _ = digits(sample, "train", 300)
     first, second = (Augment(menu, 3, epoch, 300, CPU) for epoch in (1, 2))
-    expected, place = second(images, torch.arange(300)), None if first.drawn is None else first.drawn.data_ptr()
-    first.take(second)
+    expected, place = second(images, torch.arange(300)), None if first.params is None else first.params.data_ptr()
+    first.copy_params_from(second)
     assert torch.equal(first(images, torch.arange(300)), expected)
-    assert place == (None if first.drawn is None else first.drawn.data_ptr())
-    first.take(Augment(menu, 3, 3, 300, CPU))
+    assert place == (None if first.params is None else first.params.data_ptr())
+    first.copy_params_from(Augment(menu, 3, 3, 300, CPU))
     assert torch.equal(second(images, torch.arange(300)), expected), "taken, not shared"
 
 
@@ -697,9 +709,9 @@ def test_augmentation_draws_from_a_stream_of_its_own() -> None:
     state = torch.get_rng_state()
     first = [Augment(menu, 3, 2, 300, CPU) for menu in MENUS]
     assert torch.equal(torch.get_rng_state(), state)
-    assert first[0].drawn.float().std() > 1
+    assert first[0].params.float().std() > 1
     # nor does it follow the order of the data
-    assert not torch.equal(split_order(3, 2, 300), first[0].drawn[:, 0].argsort())
+    assert not torch.equal(split_order(3, 2, 300), first[0].params[:, 0].argsort())
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (12, 20), (33, 7)])
@@ -747,7 +759,7 @@ def test_affine_samples_where_its_matrix_leads_also_in_images_that_are_not_squar
 
 def drawn(**values: float) -> np.ndarray:
     menu = AffineConfig(name="affine", **{"degrees": 0.0, "scale": 0.0, "shear": 0.0, "translate": 0.0, **values})
-    return Augment(menu, 0, 1, 5000, CPU).drawn.double().numpy()
+    return Augment(menu, 0, 1, 5000, CPU).params.double().numpy()
 
 
 def test_affine_draws_what_its_settings_say_and_not_more() -> None:
@@ -808,18 +820,11 @@ def broken(sample: Split, value: float) -> tuple[NonFiniteLoss | None, list[int]
 
     raised = None
     try:
-        loop.train_epoch(
-            network,
-            images,
-            labels,
-            torch.split(torch.arange(100), 20),
-            Augment(NO_AUGMENT, 0, 1, 100, CPU),
-            Breaks(3, value),  # type: ignore[arg-type]
-            optimizers.build_optimizer(SGD, network),
-            lambda iteration: 0.25 / iteration,
-            1001,
-            after,
-        )
+        objective: Any = Breaks(3, value)
+        learner = Learner(network, objective, optimizers.build_optimizer(SGD, network))
+        batches = torch.split(torch.arange(100), 20)
+        data = EpochData(images, labels, batches, Augment(NO_AUGMENT, 0, 1, 100, CPU))
+        loop.train_epoch(learner, data, lambda iteration: 0.25 / iteration, 1001, AfterUpdate(after))
     except NonFiniteLoss as error:
         raised = error
     return raised, noted, weights, dict(network.named_parameters())
@@ -855,45 +860,50 @@ def test_a_training_that_goes_on_regardless_would_be_found(sample: Split, monkey
 def parts_loaded(source: str) -> list[str]:
     """The parts of a split that a module's code loads, "?" for one that cannot be told."""
     tree = ast.parse(source)
-    names = {"data.load", "data.on_device"}
+    names = {"load_part", "load_cached"}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module == "bestepoch.components.data.split":
-            names |= {alias.asname or alias.name for alias in node.names if alias.name == "load"}
-        if isinstance(node, ast.ImportFrom) and node.module == "bestepoch":
-            names |= {f"{alias.asname}.load" for alias in node.names if alias.name == "data" and alias.asname}
+            names |= {
+                alias.asname for alias in node.names if alias.name in ("load_part", "load_cached") and alias.asname
+            }
     found = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in names:
-            given = node.args[-1] if ast.unparse(node.func) != "data.on_device" else node.args[1]
-            part = next((k.value for k in node.keywords if k.arg == "part"), given)
-            found.append(str(part.value) if isinstance(part, ast.Constant) else "?")
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in names:
+            given = [*node.args[1:2], *(k.value for k in node.keywords if k.arg == "part")]
+            found.append(str(given[0].value) if given and isinstance(given[0], ast.Constant) else "?")
     return found
 
 
+def modules(has: Callable[[str], Any]) -> dict[str, Any]:
+    """What a function finds in the source of each module, where it finds anything."""
+    found = {path.relative_to(PACKAGE).as_posix(): has(path.read_text()) for path in PACKAGE.rglob("*.py")}
+    return {name: value for name, value in found.items() if value}
+
+
 def test_only_evaluate_loads_the_test_split() -> None:
-    loaded = {path.stem: parts_loaded(path.read_text()) for path in PACKAGE.rglob("*.py")}
-    assert {name: parts for name, parts in loaded.items() if parts} == {
-        "trainer": ["train", "validation"],
-        "evaluate": ["test"],
-        "tracking_pictures": ["train", "validation"],
+    assert modules(parts_loaded) == {
+        "components/data/split.py": ["?"],  # the reader itself, which keeps what its caller asks for
+        "training/trainer.py": ["train", "validation"],
+        "evaluation/evaluate.py": ["test"],
+        "evaluation/tensorboard_figures.py": ["train", "validation"],
     }
 
 
 def test_only_the_split_and_its_reader_know_the_files() -> None:
-    named = {path.stem for path in PACKAGE.rglob("*.py") if ".npz" in path.read_text()}
-    assert named == {"data", "split"}
-    opens = {path.stem for path in PACKAGE.rglob("*.py") if "np.load(" in path.read_text()}
-    assert opens == {"data"}
+    assert modules(lambda source: ".npz" in source).keys() == {"components/data/split.py", "splitting/split.py"}
+    assert modules(lambda source: "np.load(" in source).keys() == {"components/data/split.py"}
 
 
 def test_another_use_of_the_test_split_would_be_found() -> None:
     source = (PACKAGE / "training/trainer.py").read_text()
-    line = '        self.held_out = data.on_device(split, "validation", device)\n'
+    line = '        self.validation = load_cached(split, "validation", device)\n'
     assert source.count(line) == 1
-    assert parts_loaded(source.replace(line, line.replace("validation", "test"))) == ["train", "test"]
+    assert parts_loaded(source.replace(line, line.replace('"validation"', '"test"'))) == ["train", "test"]
     assert parts_loaded(source.replace(line, line.replace('"validation"', "part"))) == ["train", "?"]
-    other_name = "from bestepoch.data import load as take\ntake(folder, 'test')\n"
+    other_name = "from bestepoch.components.data.split import load_part as take\ntake(folder, 'test')\n"
     assert parts_loaded(other_name) == ["test"]
+    by_module = "from bestepoch.components.data import split as s\ns.load_cached(split, device=d, part='test')\n"
+    assert parts_loaded(by_module) == ["test"]
 
 
 def project_with_split(folder: Path, sample: Split) -> Path:
@@ -936,7 +946,7 @@ def test_training_that_opens_the_test_split_would_be_found(sample: Split, tmp_pa
     (folder / "data/split/test.npz").unlink()
     source = folder / "src/bestepoch/training/trainer.py"
     source.write_text(
-        source.read_text().replace('on_device(split, "validation", device)', 'on_device(split, "test", device)')
+        source.read_text().replace('load_cached(split, "validation", device)', 'load_cached(split, "test", device)')
     )
     done = trained_from_the_shell(folder)
     assert done.returncode == 2

@@ -340,7 +340,7 @@ def test_the_first_loss_that_is_not_finite_is_noted_when_its_row_is_written(tmp_
     """So a GPU need not be waited for at each iteration, and no checkpoint is written of spoiled weights."""
     record = Journal(tmp_path)
     for i, loss in enumerate((0.5, 0.25, float("nan"), float("inf")), 1):
-        record.iteration(i, 1, torch.tensor(loss), 0.1 * i)
+        record.log_iteration(i, 1, torch.tensor(loss), 0.1 * i)
         if i == 2:
             record.flush()
             assert record.not_finite is None
@@ -351,7 +351,7 @@ def test_the_first_loss_that_is_not_finite_is_noted_when_its_row_is_written(tmp_
     record.close()
     # a resumed run meets it again: the rows are there, and are not written twice
     again = Journal(tmp_path)
-    again.iteration(3, 1, float("nan"), 0.3)
+    again.log_iteration(3, 1, float("nan"), 0.3)
     again.flush()
     assert again.not_finite is not None and again.not_finite[0] == 3
     again.close()

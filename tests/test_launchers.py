@@ -90,7 +90,7 @@ def is_as_in_one_process(project: Path, reference: Path, store: str | None = Non
         assert child.data.tags["sweep"] == sweep_of(project).name
         said = sweep_of(project) / f"{folder.name}.error.log"
         if not good:
-            assert "bestepoch.base.files.UsageError: The loss is nan" in said.read_text()
+            assert "bestepoch.base.errors.UsageError: The loss is nan" in said.read_text()
             continue
         assert not said.exists()
         assert live.numbers(folder) == live.numbers(wanted[job])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import dataclasses
 import math
 import os
 import shutil
@@ -16,23 +17,26 @@ from typing import Any, get_args
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
-from bestepoch.base.config import compose, groups
+from bestepoch.base.config import compose, data_sets, groups
 from bestepoch.base.config.groups import CnnConfig, LenetConfig, MlpConfig
 from bestepoch.base.config.schema import Config
+from bestepoch.base.config.types import Activation
 from bestepoch.base.errors import UsageError
 from bestepoch.components.data.augment import Augment
 from bestepoch.components.data.order import epoch_permutation
 from bestepoch.components.data.split import Split, load_part
-from bestepoch.components.models import inference, model_file, networks
+from bestepoch.components.models import inference, model_file, networks, scoring
 from bestepoch.components.schedules import early_stopping
 from bestepoch.components.schedules.learning_rate import learning_rate
 from bestepoch.components.schedules.plan import TrainingPlan
 from bestepoch.training import loop, optimizers
+from bestepoch.training.loop import EpochData, Learner
 from bestepoch.training.loss import Objective
 
 CHECKOUT = Path(__file__).parents[1]
-ACTIVATIONS = get_args(groups.Activation)
+ACTIVATIONS = get_args(Activation)
 CPU = torch.device("cpu")
 
 
@@ -61,6 +65,22 @@ def digits(sample: Split) -> tuple[Tensor, Tensor]:
 EPOCHS, BATCH = 4, 25
 
 
+@dataclasses.dataclass
+class Noted:
+    """The losses and rates of all updates so far."""
+
+    losses: list[float]
+    rates: list[float]
+
+    def on_step_end(self, iteration: int, loss: Any, lr: float) -> None:
+        assert iteration == len(self.losses) + 1
+        self.losses.append(loss)
+        self.rates.append(lr)
+
+    def switch_section(self, section: str) -> None:
+        pass
+
+
 def train(
     settings: Config, sample: Split, digits: tuple[Tensor, Tensor], epochs: int = EPOCHS
 ) -> tuple[list[float], list[float], float, float]:
@@ -81,17 +101,13 @@ def train(
     def rate(iteration: int) -> float:
         return learning_rate(settings.scheduler, settings.optimizer.lr, plan, iteration, history)
 
-    def after(iteration: int, loss: Any, lr: float) -> None:
-        assert iteration == len(losses) + 1
-        losses.append(loss)
-        rates.append(lr)
-
     for epoch in range(1, epochs + 1):
         batches = torch.split(epoch_permutation(settings.seed, epoch, len(images)), BATCH)
         augment = Augment(settings.augment, settings.seed, epoch, len(images), CPU)
-        loop.train_epoch(network, images, labels, batches, augment, objective, optimizer, rate, len(losses) + 1, after)
-        history.append(inference.score_examples(inference.predict(network, images), labels).loss)
-    fared = inference.score_examples(inference.predict(network, images), labels)
+        data = EpochData(images, labels, batches, augment)
+        loop.train_epoch(Learner(network, objective, optimizer), data, rate, len(losses) + 1, Noted(losses, rates))
+        history.append(scoring.score_examples(inference.predict(network, images), labels).loss)
+    fared = scoring.score_examples(inference.predict(network, images), labels)
     assert len(losses) == plan.iterations
     return losses, rates, fared.loss, fared.accuracy
 
@@ -175,7 +191,7 @@ def test_every_way_to_stop_is_one_that_training_can_ask(name: str) -> None:
 def test_every_data_set_names_what_is_needed_to_fetch_and_to_check_it(name: str, sample: Split) -> None:
     menu = compose.load_config([f"data={name}"], False)[1].data
     assert menu.name == name
-    if isinstance(menu, groups.SampleDataConfig):
+    if isinstance(menu, data_sets.SampleDataConfig):
         assert (sample.name, sample.shape, sample.classes) == (name, (28, 28), 10)
         assert sample.values["sizes"] == {"train": 4050, "validation": 450, "test": menu.test_images}
     else:
@@ -224,7 +240,7 @@ def test_every_network_takes_other_images_and_any_number_of_classes(
     assert logits.shape == (6, classes)
     assert logits.dtype == torch.float32
     assert torch.isfinite(logits).all()
-    loop.cross_entropy(logits, labels).backward()
+    cross_entropy(logits, labels).backward()
     gradients = [p.grad for p in network.parameters()]
     assert all(g is not None and torch.isfinite(g).all() for g in gradients)
     # each image by itself gives the same as in a batch

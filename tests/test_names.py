@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 import live
 from bestepoch.base.config import compose
-from bestepoch.base.config.groups import DataFiles, SampleDataConfig
+from bestepoch.base.config.data_sets import DataFiles, SampleDataConfig
 from bestepoch.base.config.schema import FetchConfig
 from bestepoch.base.errors import UsageError
 from bestepoch.fetching.download import fetch

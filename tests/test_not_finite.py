@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -21,7 +22,9 @@ from bestepoch.runs import checkpoint
 from bestepoch.runs.journal import Journal
 from bestepoch.runs.run import Run
 from bestepoch.runs.tables import read_rows
-from bestepoch.training import loop, session
+from bestepoch.training import loop
+from bestepoch.training.loop import StepCallback
+from bestepoch.training.session import Session, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("not_finite")]
 
@@ -77,6 +80,20 @@ def test_the_journal_tells_of_the_first_bad_loss_once_it_has_looked(value: float
     ]
 
 
+@dataclasses.dataclass
+class LossesStay:
+    """Passes on each loss as a tensor, as it is on a GPU; the ``bad``-th is no number."""
+
+    told: StepCallback
+    bad: int
+
+    def on_step_end(self, iteration: int, loss: Any, lr: float) -> None:
+        self.told.on_step_end(iteration, torch.tensor(math.nan if iteration == self.bad else loss), lr)
+
+    def switch_section(self, section: str) -> None:
+        self.told.switch_section(section)
+
+
 @pytest.fixture
 def as_on_a_gpu(sample: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
     """Trains with losses that are tensors, the ``bad``-th of them no number, though nothing stops the update."""
@@ -85,23 +102,18 @@ def as_on_a_gpu(sample: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     inner = loop.train_epoch
 
     def fails(bad: int, every: str) -> Run:
-        def train_epoch(*arguments: Any, **named: Any) -> None:
-            *rest, after = arguments
-
-            def told(iteration: int, loss: float, lr: float) -> None:
-                after(iteration, torch.tensor(math.nan if iteration == bad else loss), lr)
-
-            inner(*rest, told, **named)
+        def train_epoch(*arguments: Any) -> None:
+            *rest, callback = arguments
+            inner(*rest, LossesStay(callback, bad))
 
         overrides = [*given, "train.epochs=3", "train.batch_size=450", f"checkpoint.every_seconds={every}"]
         settings = compose.load_config(overrides, False)[1]
         (tmp_path / "dvc.yaml").touch()
         with monkeypatch.context() as patch:
             patch.chdir(tmp_path)
-            patch.setattr(session, "overrides", lambda: overrides)
             patch.setattr(loop, "train_epoch", train_epoch)
             with pytest.raises(UsageError, match=f"The loss is nan at iteration {bad} ") as caught:
-                session.train(settings, sample)
+                train(settings, sample, Session(overrides))
         run = Run.read(live.only_run(tmp_path))
         assert run.status == "failed"
         assert run.info["reason"] == str(caught.value)

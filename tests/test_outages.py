@@ -89,8 +89,8 @@ def gate(server: live.Server) -> Iterator[Gate]:
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = live.with_store(live.with_split(live.project(tmp_path_factory.mktemp("template") / "project")))
-    pipeline.edit(folder / "src/bestepoch/tracking/worker.py", "EVERY_SECONDS = 2.0", "EVERY_SECONDS = 0.2")
-    pipeline.edit(folder / "src/bestepoch/tracking/worker.py", "LONGEST_PAUSE = 30.0", "LONGEST_PAUSE = 1.0")
+    pipeline.edit(folder / "src/bestepoch/tracking/worker.py", "DELIVERY_INTERVAL_S = 2.0", "DELIVERY_INTERVAL_S = 0.2")
+    pipeline.edit(folder / "src/bestepoch/tracking/worker.py", "MAX_RETRY_PAUSE_S = 30.0", "MAX_RETRY_PAUSE_S = 1.0")
     return folder
 
 

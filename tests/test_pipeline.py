@@ -149,7 +149,7 @@ def test_experiments_of_a_queue_run_in_copies_beside_each_other_and_log_to_the_r
     run(short, "git", "checkout", "-q", ".")
     before = {r.info.run_id for r in trainings(short)}
     # seen only if the copies' own file is what runs: the original is restored before the experiments start
-    edit(short / "src/bestepoch/cli/console.py", '"plan     %s"', '"PLAN     %s"')
+    edit(short / "src/bestepoch/training/session.py", '"plan     %s"', '"PLAN     %s"')
     changed = ("-S", "optimizer=sgd,adamw", "-S", "conf/optimizer/adamw.yaml:lr=0.007")
     said = run(short, "dvc", "exp", "run", "--queue", *changed)
     run(short, "git", "checkout", "-q", ".")

@@ -17,7 +17,7 @@ from bestepoch.base.config import compose
 from bestepoch.base.config.schema import DeviceConfig
 from bestepoch.base.errors import UsageError
 from bestepoch.components.data.split import load_part
-from bestepoch.components.models import inference, networks
+from bestepoch.components.models import inference, networks, scoring
 from bestepoch.runs import checkpoint
 from bestepoch.splitting import ensure
 from bestepoch.training.device import choose_device, resolve_auto, wrap_for_training
@@ -188,7 +188,7 @@ def test_a_run_in_bfloat16_learns_alike_is_evaluated_in_float32_and_resumes_to_t
     split = ensure.ensure_split(compose.load_config([*BASE, *SMALL], False)[1])
     images, labels = load_part(split.folder, "validation")
     network = network_of(run)
-    fared = inference.score_examples(inference.predict(network, images), labels, 0.1)
+    fared = scoring.score_examples(inference.predict(network, images), labels, 0.1)
     (row,) = (row for row in live.table(run / "epochs.csv") if row["epoch"] == "2")
     assert float(row["val/loss"]) == fared.loss and float(row["val/accuracy"]) == fared.accuracy
     (stored,) = live.mlflow_runs(MlflowClient(tracking_uri=live.store(copy)))

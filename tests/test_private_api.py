@@ -1,4 +1,4 @@
-"""What is not public of Hydra and MLflow is still where `bestepoch.private_api` looks for it."""
+"""What is not public of Hydra and MLflow is still where `bestepoch.base.private_api` looks for it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_command_line_is_read_as_hydra_will(monkeypatch: pytest.MonkeyPatch) -
     with as_in("hydra-core", "hydra_arguments"):
         read = private_api.hydra_arguments()
         assert (read.overrides, read.multirun, read.cfg, read.resolve) == (["seed=0,1"], True, "job", True)
-        used = (read.help, read.hydra_help, read.info, read.package, read.shell_completion)  # by bestepoch.app
+        used = (read.help, read.hydra_help, read.info, read.package, read.shell_completion)  # by bestepoch.cli.launch
         assert used == (False, False, None, None, False)
 
 
@@ -99,5 +99,5 @@ def test_the_tag_that_the_ui_reads_has_a_name() -> None:
 
 
 def test_to_have_the_functions_imports_neither_package() -> None:
-    code = "import sys, bestepoch.private_api; print({'hydra', 'mlflow'} & set(sys.modules))"
+    code = "import sys, bestepoch.base.private_api; print({'hydra', 'mlflow'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"

@@ -45,7 +45,7 @@ NOISE = np.random.default_rng(1).normal(0, 0.3, 1000)
     ids=["better", "noise", "worse", "the same"],
 )
 def test_the_champion_changes_only_for_more_than_noise(loss: np.ndarray, better: bool, words: list[str]) -> None:
-    found, why = compare_with_champion(chosen(loss), chosen(HARD), "val/loss", "Version 3")
+    found, why = compare_with_champion("val/loss", chosen(loss), chosen(HARD), "Version 3")
     assert found is better
     for word in [*words, "on the same 1,000 validation images val/loss differs by "]:
         assert word in why
@@ -56,28 +56,28 @@ def test_the_champion_changes_only_for_more_than_noise(loss: np.ndarray, better:
 def test_by_accuracy_more_is_better() -> None:
     few, many = np.arange(1000) < 900, np.arange(1000) < 950
     new, old = chosen(HARD + 1, many), chosen(HARD, few)
-    assert compare_with_champion(new, old, "val/accuracy", "Version 1")[0]
-    assert not compare_with_champion(old, new, "val/accuracy", "Version 1")[0]
+    assert compare_with_champion("val/accuracy", new, old, "Version 1")[0]
+    assert not compare_with_champion("val/accuracy", old, new, "Version 1")[0]
     # by the loss it is the other way round, and so it is by what has no value for each image
     for metric in ("val/loss", "lr"):
-        found, why = compare_with_champion(new, old, metric, "Version 1")
+        found, why = compare_with_champion(metric, new, old, "Version 1")
         assert not found and "val/loss differs by +1 " in why
 
 
 def test_losses_with_different_label_smoothing_are_not_compared() -> None:
     few, many = np.arange(1000) < 900, np.arange(1000) < 950
     new, old = chosen(HARD - 1, few) | {"label_smoothing": 0.0}, chosen(HARD, many)
-    found, why = compare_with_champion(new, old, "val/loss", "Version 1")
+    found, why = compare_with_champion("val/loss", new, old, "Version 1")
     assert not found and "val/accuracy differs by -0.05 " in why
 
 
 def test_results_on_other_images_are_not_compared() -> None:
     new = chosen(HARD - 1, checksum="b" * 64)
-    found, why = compare_with_champion(new, chosen(HARD), "val/loss", "Version 3")
+    found, why = compare_with_champion("val/loss", new, chosen(HARD), "Version 3")
     assert not found
     assert "(data checksum aaaaaaaaaaaa, here bbbbbbbbbbbb), so the two cannot be compared" in why
     assert 'give it the alias "champion" by hand' in why
-    found, why = compare_with_champion(new, None, "val/loss", "Version 3")
+    found, why = compare_with_champion("val/loss", new, None, "Version 3")
     assert not found and "Version 3 stays the champion: it keeps no validation results" in why
 
 

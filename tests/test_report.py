@@ -31,7 +31,7 @@ from bestepoch.evaluation import predictions, report
 from bestepoch.evaluation.diagnosis import Diagnosis
 from bestepoch.runs import timing
 from bestepoch.runs.run import Run
-from bestepoch.runs.tables import read_columns, read_rows
+from bestepoch.runs.tables import read_columns, read_rows, write_table
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 FIGURES = {"loss", "accuracy", "gap", "train_loss", "lr", "confusion", "calibration"}
@@ -417,7 +417,11 @@ def write(
         max_seconds=None, patience=3,
     )  # fmt: skip
     diagnosis = Diagnosis("underfit", 1, "Both fall.", "Train for longer.", "train.epochs=9", {})
-    report.write_report(out, run, iterations, rows, values, choice, stopping, diagnosis, tested)
+    source = out.with_name(f"{out.name}-tables")
+    source.mkdir()
+    write_table(source / "epochs.csv", list(rows[0]), [list(row.values()) for row in rows])
+    write_table(source / "iterations.csv", list(iterations), np.stack(list(iterations.values()), 1).tolist())
+    report.write_report(out, report.Report(run, source, values, choice, stopping, diagnosis, tested))
     return (out / "report.html").read_text()
 
 

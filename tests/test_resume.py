@@ -15,11 +15,10 @@ import pytest
 from mlflow import MlflowClient
 
 import live
-from bestepoch.base import paths
 from bestepoch.base.config import compose
-from bestepoch.base.paths import PACKAGE
+from bestepoch.runs import identity
 from bestepoch.runs.export import export_run
-from bestepoch.runs.run import Run
+from bestepoch.runs.run import Run, RunOrigin
 from bestepoch.splitting import ensure
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("resume")]
@@ -227,7 +226,7 @@ def opened(
     def open_run(*changed: str) -> tuple[Run, Path, dict[str, bytes]]:
         overrides = [*TRAIN, *changed]
         settings = compose.load_config(overrides, False)[1]
-        runs.append(Run.open(settings, ensure.ensure_split(settings), "cpu", overrides))
+        runs.append(Run.open(settings, ensure.ensure_split(settings), "cpu", RunOrigin(overrides)))
         return runs[-1], old, before
 
     yield open_run
@@ -264,13 +263,13 @@ def test_a_setting_that_changes_the_numbers_begins_a_run_of_its_own(
 def test_other_training_code_begins_a_run_of_its_own(
     opened: Callable[..., tuple[Run, Path, dict[str, bytes]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = shutil.copytree(PACKAGE, tmp_path / "package")
-    monkeypatch.setattr(paths, "PACKAGE", package)
-    (package / "journal.py").write_text("# decides no number\n")
+    package = shutil.copytree(identity.PACKAGE, tmp_path / "package")
+    monkeypatch.setattr(identity, "PACKAGE", package)
+    (package / "runs/journal.py").write_text("# decides no number\n")
     run, old, _ = opened()
     assert run.resumed and run.folder == old
     run.close()
-    with (package / "loop.py").open("a") as file:
+    with (package / "training/loop.py").open("a") as file:
         file.write("# decides numbers\n")
     run, _, _ = opened()
     assert not run.resumed

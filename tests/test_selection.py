@@ -10,8 +10,9 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from bestepoch.base.config.groups import Metric, NoStoppingConfig, PatienceStoppingConfig, PlateauStoppingConfig
+from bestepoch.base.config.groups import NoStoppingConfig, PatienceStoppingConfig, PlateauStoppingConfig
 from bestepoch.base.config.schema import SelectionConfig
+from bestepoch.base.config.types import Metric
 from bestepoch.base.errors import UsageError
 from bestepoch.components.schedules.early_stopping import early_stop_reason
 from bestepoch.evaluation.selection import best_epoch, runner_up, select_epoch, smooth_metric, standard_error

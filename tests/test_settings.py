@@ -610,5 +610,5 @@ def test_a_configuration_is_shown_as_hydra_shows_it(project: Path, more: list[st
 
 
 def test_the_list_of_heavy_imports_would_be_noticed(project: Path) -> None:
-    done = run(project, "bestepoch.checkpoint", options=("-X", "importtime"))
+    done = run(project, "bestepoch.runs.checkpoint", options=("-X", "importtime"))
     assert any(line.rsplit("|", 1)[-1].strip() == "torch" for line in done.stderr.splitlines())

@@ -121,7 +121,7 @@ def test_a_stage_that_outlives_its_dvc_from_the_start_does_not_begin(stage: str,
     with (tmp_path / "said").open("w+") as said:
         command = ["dvc", "repro", "--single-item", "--force", stage]
         repro = subprocess.Popen(command, cwd=copy, env=pipeline.environment(), stdout=said, stderr=subprocess.STDOUT)
-        until(lambda: any("-m" in words and f"bestepoch.{stage}" in words for words in alive(copy)))
+        until(lambda: any(words[1:3] == ["src/stage.py", stage] for words in alive(copy)))
         repro.kill()  # while the command is at its imports: its parent is not DVC any more when it looks
         repro.wait()
         until(lambda: not alive(copy), 15)

@@ -122,7 +122,7 @@ class Moody:
 
     def __init__(self) -> None:
         self.cursor: dict[str, Any] = {}
-        self.copied: list[int] = []
+        self.taken: list[int] = []
         self.down = False
         self.refused = 0
         self.ended: list[str] = []
@@ -134,7 +134,7 @@ class Moody:
         if self.down:
             self.refused += 1
             raise ConnectionError("nobody there\nand a page about it")
-        self.copied += [int(row["iteration"]) for row in iterations]
+        self.taken += [int(row["iteration"]) for row in iterations]
 
     def close(self, status: str) -> None:
         self.ended.append(status)

@@ -34,26 +34,26 @@ def taken() -> socket.socket:
 @pytest.mark.parametrize("name", ["PORT", "TENSORBOARD_PORT"])
 def test_what_is_no_port_is_said(name: str, given: str) -> None:
     with pytest.raises(UsageError, match=f"^{name} = {given} is not allowed: must be from 1 to 65535"):
-        servers._ports([f"{name}={given}"])
+        servers.pick_ports([f"{name}={given}"])
 
 
 def test_a_port_in_use_is_said_when_asked_for_and_passed_over_when_not(monkeypatch: pytest.MonkeyPatch) -> None:
     with taken() as listener:
         busy = listener.getsockname()[1]
         with pytest.raises(UsageError, match=f"PORT = {busy} is in use"):
-            servers._ports([f"PORT={busy}"])
+            servers.pick_ports([f"PORT={busy}"])
     monkeypatch.setattr(servers, "_free", lambda port: port not in (5000, 5001, 6006))
-    assert servers._ports([]) == ["5002", "6007"]
-    assert servers._ports(["PORT=6007"]) == ["6007", "6008"], "not the same for both"
-    assert servers._ports(["TENSORBOARD_PORT=7000"]) == ["5002", "7000"]
+    assert servers.pick_ports([]) == ["5002", "6007"]
+    assert servers.pick_ports(["PORT=6007"]) == ["6007", "6008"], "not the same for both"
+    assert servers.pick_ports(["TENSORBOARD_PORT=7000"]) == ["5002", "7000"]
     with pytest.raises(UsageError, match="both 7000"):
-        servers._ports(["PORT=7000", "TENSORBOARD_PORT=7000"])
+        servers.pick_ports(["PORT=7000", "TENSORBOARD_PORT=7000"])
 
 
 @pytest.mark.parametrize("argument", ["5001", "port=5001", "PROT=5001", "--port=5001"])
 def test_what_is_not_understood_is_not_passed_over(argument: str) -> None:
     with pytest.raises(UsageError, match=f"^{argument} is not understood. There are PORT and TENSORBOARD_PORT"):
-        servers._ports([argument])
+        servers.pick_ports([argument])
 
 
 def answers(url: str) -> bool:

@@ -1,4 +1,4 @@
 """Data, models and schedules: the code that decides a run's numbers, shared by training and evaluation.
 
-Imports `base` and `runs`.
+Imports `base` and `cli`.
 """

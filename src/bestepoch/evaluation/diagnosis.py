@@ -144,10 +144,10 @@ def estimate_noise(logs: np.ndarray) -> float:
 
 def diagnose_run(info: dict[str, Any], epochs: list[Row]) -> Diagnosis:
     """Call `diagnose` with the settings in a run's ``run.json``."""
-    from bestepoch.components.models import inference
+    from bestepoch.components.models import scoring
 
     config, classes = info["config"], info["data"]["classes"]
-    floor = inference.smoothed_ce_floor(config["loss"]["label_smoothing"], classes)
+    floor = scoring.smoothed_ce_floor(config["loss"]["label_smoothing"], classes)
     return diagnose(epochs, lr=config["optimizer"]["lr"], classes=classes, floor=floor)
 
 

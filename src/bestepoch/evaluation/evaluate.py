@@ -42,7 +42,7 @@ def evaluate_run(config: Config, source: Path, out: Path, split: Split) -> dict[
     Raises:
         UsageError: no epoch can be chosen, or the run's files cannot be read.
     """
-    from bestepoch.components.models import inference
+    from bestepoch.components.models import inference, scoring
     from bestepoch.evaluation import predictions, report
     from bestepoch.evaluation.diagnosis import diagnose_run
     from bestepoch.evaluation.statistics import selection_evidence, wilson_ci
@@ -59,7 +59,7 @@ def evaluate_run(config: Config, source: Path, out: Path, split: Split) -> dict[
     images, labels = load_part(split.folder, "test")
     started = time.monotonic()
     logits = inference.predict(network, images)
-    results = inference.score_examples(logits, labels, run.info["config"]["loss"]["label_smoothing"])
+    results = scoring.score_examples(logits, labels, run.info["config"]["loss"]["label_smoothing"])
     tested = predictions.TestPredictions.from_logits(images, labels, logits, time.monotonic() - started)
     diagnosis = diagnose_run(run.info, epochs)
     run.info["verdict"] = diagnosis.to_dict()

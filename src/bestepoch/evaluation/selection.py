@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, get_args
 
-from bestepoch.base.config.groups import Metric
 from bestepoch.base.config.schema import SelectionConfig
+from bestepoch.base.config.types import Metric
 from bestepoch.base.errors import UsageError
 from bestepoch.runs.tables import Row
 

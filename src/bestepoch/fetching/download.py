@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bestepoch.base.config import compose
-from bestepoch.base.config.groups import IdxDataConfig, SampleDataConfig
+from bestepoch.base.config.data_sets import IdxDataConfig, SampleDataConfig
 from bestepoch.base.config.schema import FetchConfig
 from bestepoch.base.errors import UsageError
 from bestepoch.base.files import md5, read_json, write_json

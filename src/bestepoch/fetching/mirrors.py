@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from bestepoch.base.config.groups import IdxDataConfig
+from bestepoch.base.config.data_sets import IdxDataConfig
 from bestepoch.base.config.schema import FetchConfig
 from bestepoch.base.errors import UsageError
 from bestepoch.base.paths import project_root

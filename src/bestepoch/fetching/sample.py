@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bestepoch.base.config.groups import DataFiles, SampleDataConfig
+from bestepoch.base.config.data_sets import DataFiles, SampleDataConfig
 from bestepoch.base.idx import encode_idx
 
 SAMPLE_FILES = DataFiles(

@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from bestepoch.base.config.groups import IdxDataConfig
+from bestepoch.base.config.data_sets import IdxDataConfig
 from bestepoch.base.config.schema import Config
 from bestepoch.base.errors import UsageError
 from bestepoch.base.files import digest

@@ -19,7 +19,6 @@ from bestepoch.components.schedules.plan import TrainingPlan, make_plan
 from bestepoch.runs.journal import Journal
 from bestepoch.runs.run import Run, RunOrigin
 from bestepoch.runs.timing import SectionTimer, format_breakdown, peak_memory
-from bestepoch.training.device import choose_device
 from bestepoch.training.distributed import DistributedContext
 from bestepoch.training.extend import extend_earlier_run
 
@@ -71,7 +70,7 @@ def train(config: Config, split: Split, session: Session | None = None) -> Run:
         UsageError: the plan cannot be carried out, or the loss is no longer finite.
         SystemExit: a signal came; the state is saved, and the same call continues from there.
     """
-    from bestepoch.training.device import resolve_auto
+    from bestepoch.training.device import choose_device, resolve_auto
 
     session = session or Session()
     context = session.context
@@ -147,7 +146,7 @@ def train_worker_rank(config: Config, context: DistributedContext) -> None:
     split = context.broadcast()
     if split is None:
         return
-    from bestepoch.training.device import resolve_auto
+    from bestepoch.training.device import choose_device, resolve_auto
     from bestepoch.training.loop import NonFiniteLoss
     from bestepoch.training.trainer import Trainer
 

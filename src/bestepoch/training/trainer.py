@@ -17,7 +17,7 @@ from bestepoch.cli.console import TrainingProgress
 from bestepoch.components.data.augment import Augment
 from bestepoch.components.data.order import epoch_permutation, rank_seed
 from bestepoch.components.data.split import Split, load_cached
-from bestepoch.components.models import inference, networks
+from bestepoch.components.models import inference, networks, scoring
 from bestepoch.components.schedules.early_stopping import early_stop_reason
 from bestepoch.components.schedules.learning_rate import decays_over_full_run, learning_rate
 from bestepoch.components.schedules.plan import make_plan
@@ -46,7 +46,17 @@ class Recorder:
 
 
 class Trainer:
-    """A training on its device: data, network, optimizer and state."""
+    """A training on its device: data, network, optimizer and state; set up the same on every rank.
+
+    Args:
+        config: the configuration, with every ``auto`` resolved.
+        split: the data.
+        device: where the training happens.
+        stop: holds the number of a signal as soon as one has come.
+        timer: counts the time of each section.
+        context: the processes that train; by default this one alone.
+        recorder: the run and its journal on rank 0, None on the other ranks.
+    """
 
     def __init__(
         self,
@@ -58,17 +68,6 @@ class Trainer:
         context: DistributedContext | None = None,
         recorder: Recorder | None = None,
     ) -> None:
-        """Set up the training, the same on every rank.
-
-        Args:
-            config: the configuration, with every ``auto`` resolved.
-            split: the data.
-            device: where the training happens.
-            stop: holds the number of a signal as soon as one has come.
-            timer: counts the time of each section.
-            context: the processes that train; by default this one alone.
-            recorder: the run and its journal on rank 0, None on the other ranks.
-        """
         self.config, self.device, self.stop, self.timer = config, device, stop, timer
         self.plan = make_plan(split.values["sizes"]["train"], config.train)
         self.folder = recorder.run.folder if recorder is not None else None
@@ -133,17 +132,13 @@ class Trainer:
             self.recorder.run.update(stopped={"epoch": epoch, "reason": reason})
         self.progress.line(f"stopped early after epoch {epoch}: {reason}")
         if decays_over_full_run(scheduler):
-            self.progress.line(
-                f"the learning rate was still {last['lr']:.2e}: {scheduler.name} lowers it over all "
-                f"{self.plan.epochs} planned epochs. To have it end low: train.epochs={epoch}"
-            )
+            still = f"the learning rate was still {last['lr']:.2e}: {scheduler.name} lowers it over all"
+            self.progress.line(f"{still} {self.plan.epochs} planned epochs. To have it end low: train.epochs={epoch}")
 
     def _run_epoch(self, epoch: int, val_losses: list[float]) -> Row:
-        """Make the updates of an epoch that are not yet made, validate, and return the epoch's row.
+        """Make the updates of ``epoch`` that are not yet made, validate, and return the epoch's row.
 
-        Args:
-            epoch: 1 for the first.
-            val_losses: validation losses of the epochs before, which the plateau schedule looks at.
+        The plateau schedule looks at ``val_losses``, the validation losses of the epochs before.
         """
         config, plan, state = self.config, self.plan, self.state
         begin, end = (epoch - 1) * plan.iterations_per_epoch, min(epoch * plan.iterations_per_epoch, plan.iterations)
@@ -168,21 +163,20 @@ class Trainer:
         losses = loop.require_finite(to_floats(self._losses), begin, lr_at)  # waits for a GPU
         seconds = self._epoch_seconds()
         results = self._validate()
-        row = self.context.broadcast(
-            {
-                "epoch": epoch,
-                "iteration": end,
-                "train/epoch_loss": loop.mean_loss(losses, batches[: end - begin]),
-                "val/loss": results.loss,
-                "val/accuracy": results.accuracy,
-                "lr": lr_at(end),
-                "seconds": round(seconds, 3),
-            }
-        )
+        row: Row = {
+            "epoch": epoch,
+            "iteration": end,
+            "train/epoch_loss": loop.mean_loss(losses, batches[: end - begin]),
+            "val/loss": results.loss,
+            "val/accuracy": results.accuracy,
+            "lr": lr_at(end),
+            "seconds": round(seconds, 3),
+        }
+        row = self.context.broadcast(row)
         self._record_epoch(row, results)
         state.evaluated, state.seconds = True, 0.0
         self._save()
-        return dict(row)
+        return row
 
     def _epoch_seconds(self) -> float:
         """Return the seconds of training in this epoch, over all attempts."""
@@ -193,12 +187,7 @@ class Trainer:
         self.timer.switch(section)
 
     def on_step_end(self, iteration: int, loss: float | Tensor, lr: float) -> None:
-        """Record an update, save the state in time and stop on a signal; called by `loop.train_epoch`.
-
-        Raises:
-            Interrupted: a signal came; the state is saved.
-            NonFiniteLoss: a loss on the GPU was not finite.
-        """
+        """Record an update, save the state in time, raise Interrupted after a signal; called by `loop.train_epoch`."""
         if self.journal is not None:
             self.journal.log_iteration(iteration, self._epoch, loss, lr)
         self._losses.append(loss)
@@ -214,22 +203,19 @@ class Trainer:
             if stop:
                 raise Interrupted(stop)
 
-    def _validate(self) -> inference.ExampleResults:
+    def _validate(self) -> scoring.ExampleResults:
         with self.timer.section("evaluation"):
             images, labels = (self.context.shard(tensor) for tensor in self.validation)
             logits = inference.predict(self.evaluation_network, images)
-            results = inference.score_examples(logits, labels, self.config.loss.label_smoothing)
-            return inference.concat(self.context.all_gather(results))
+            results = scoring.score_examples(logits, labels, self.config.loss.label_smoothing)
+            return scoring.concat(self.context.all_gather(results))
 
-    def _record_epoch(self, row: Row, results: inference.ExampleResults) -> None:
+    def _record_epoch(self, row: Row, results: scoring.ExampleResults) -> None:
         """Write the weights and the per-example results, then the row that says they are there."""
         with self.timer.section("checkpoints"):
             # single precision is enough for a standard error; labels fit into a byte
-            validation = {
-                "losses": results.losses.float(),
-                "correct": results.correct,
-                "predicted": results.predicted.to(torch.uint8),
-            }
+            losses, predicted = results.losses.float(), results.predicted.to(torch.uint8)
+            validation = {"losses": losses, "correct": results.correct, "predicted": predicted}
             if self.folder is not None:
                 epoch = int(row["epoch"])
                 values = {"network": self.network.state_dict(), "epoch": epoch, "validation": validation}
@@ -239,11 +225,7 @@ class Trainer:
                 self.journal.log_epoch(row)
 
     def _save(self) -> None:
-        """Save the state to resume from.
-
-        Raises:
-            NonFiniteLoss: the weights are spoiled and are not kept.
-        """
+        """Save the state to resume from, unless the weights are spoiled."""
         with self.timer.section("checkpoints"):
             if self.journal is not None:
                 self.journal.flush(sync=True)  # the journal never falls behind the weights
@@ -252,10 +234,7 @@ class Trainer:
         self._saved = time.monotonic()
 
     def _control_flags(self) -> tuple[int, int, int]:
-        """Return a signal's number, whether to save, and whether the journal met a non-finite loss; 0 for none.
-
-        On a GPU, losses are looked at when the journal writes their rows.
-        """
+        """Return a signal's number, whether to save, and whether the journal met a loss of a GPU that is not finite."""
         signum = self.stop[0] if self.stop else 0
         if self.journal is None:
             return signum, 0, 0

