@@ -121,8 +121,8 @@ def _preset(run: Run) -> str:
 
 def _dvc_command(run: Run) -> str:
     """Return the `dvc exp run` command for this configuration: what differs from params.yaml and conf/."""
-    values_of_run = run.info["config"]
-    chosen = {group: values_of_run[group]["name"] for group in groups.CONFIG_GROUPS[1:]} | {
+    run_config = run.info["config"]
+    chosen = {group: run_config[group]["name"] for group in groups.CONFIG_GROUPS[1:]} | {
         "data": run.info["data"]["requested"]
     }
     params = flatten(compose.read_params())
@@ -131,10 +131,10 @@ def _dvc_command(run: Run) -> str:
         option = compose.load_option(group, chosen[group]).model_dump()
         lines += [
             f"conf/{group}/{chosen[group]}.yaml:{key}={_to_override_value(value)}"
-            for key, value in values_of_run[group].items()
+            for key, value in run_config[group].items()
             if option[key] != value
         ]
-    of_params = flatten({key: values_of_run[key] for key in values_of_run if key not in groups.CONFIG_GROUPS})
+    of_params = flatten({key: run_config[key] for key in run_config if key not in groups.CONFIG_GROUPS})
     lines += [f"{key}={_to_override_value(value)}" for key, value in of_params.items() if params[key] != value]
     return shlex.join(["dvc", "exp", "run", *(part for line in lines for part in ("-S", line))])
 
