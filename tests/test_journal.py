@@ -179,22 +179,25 @@ def test_losses_of_a_resumed_epoch_are_numbers_and_tensors() -> None:
 
 
 def test_nothing_is_lost_or_doubled_while_one_thread_adds_and_others_flush(tmp_path: Path) -> None:
-    count, flushed, done = 60_000, itertools.count(), threading.Event()
+    flushed, done = itertools.count(1), threading.Event()
+    count = flushes = 0
     journal = Journal(tmp_path)
     switch = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)  # threads take turns hundreds of times more often than they would
 
     def flush_on() -> None:
+        nonlocal flushes
         while not done.is_set():
             journal.flush()
-            next(flushed)
+            flushes = next(flushed)
 
     flushers = [threading.Thread(target=flush_on) for _ in range(3)]
     try:
         for thread in flushers:
             thread.start()
-        for i in range(1, count + 1):
-            journal.log_iteration(i, 1 + i // 1000, i * 0.1, 1 / i)
+        while count < 60_000 or flushes < 50:  # a slow disk makes fewer flushes in the time of as many additions
+            count += 1
+            journal.log_iteration(count, 1 + count // 1000, count * 0.1, 1 / count)
     finally:
         done.set()
         for thread in flushers:
@@ -204,7 +207,6 @@ def test_nothing_is_lost_or_doubled_while_one_thread_adds_and_others_flush(tmp_p
     rows = read_rows(tmp_path / "iterations.csv")
     assert [row["iteration"] for row in rows] == list(range(1, count + 1))
     assert all(row["train/loss"] == i * 0.1 and row["lr"] == 1 / i for i, row in enumerate(rows, 1))
-    assert next(flushed) > 50, "the flushes were not among the additions"
 
 
 def test_a_reader_beside_the_writer_sees_whole_rows_in_order(tmp_path: Path) -> None:

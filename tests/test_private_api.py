@@ -1,4 +1,4 @@
-"""What is not public of Hydra and MLflow is still where `bestepoch.base.private_api` looks for it."""
+"""What is not public of Hydra, MLflow and PyTorch is still where `bestepoch.base.private_api` looks for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from bestepoch.base import private_api
 
-CHECKED = {"hydra-core": "1.3.8", "mlflow": "3.17.2"}
+CHECKED = {"hydra-core": "1.3.8", "mlflow": "3.17.2", "torch": "2.13.0"}
 CONF = Path(__file__).parents[1] / "conf"
 
 
@@ -31,7 +31,7 @@ def as_in(package: str, function: str) -> Iterator[None]:
         )
 
 
-@pytest.mark.parametrize(("package", "name"), [("hydra-core", "Hydra"), ("mlflow", "MLflow")])
+@pytest.mark.parametrize(("package", "name"), [("hydra-core", "Hydra"), ("mlflow", "MLflow"), ("torch", "PyTorch")])
 def test_the_docstrings_name_the_version_that_these_tests_name(package: str, name: str) -> None:
     text = Path(private_api.__file__).read_text()
     assert f"Checked against {name} {CHECKED[package]}" in text
@@ -101,3 +101,17 @@ def test_the_tag_that_the_ui_reads_has_a_name() -> None:
 def test_to_have_the_functions_imports_neither_package() -> None:
     code = "import sys, bestepoch.base.private_api; print({'hydra', 'mlflow'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "RMSprop"])
+def test_optimizers_do_not_import_the_compiler(name: str) -> None:
+    program = (
+        "import sys, torch; from bestepoch.base.private_api import without_compiler\n"
+        f"weight = torch.ones(2, 2, requires_grad=True); optimizer = without_compiler(torch.optim.{name})([weight])\n"
+        "optimizer.zero_grad(); weight.sum().backward(); optimizer.step()\n"
+        "optimizer.load_state_dict(optimizer.state_dict()); assert 'torch._dynamo' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    with as_in("torch", "without_compiler"):
+        if done.returncode:
+            raise ImportError(done.stderr.strip().splitlines()[-1])

@@ -1,4 +1,4 @@
-"""Wrap the private API of Hydra and MLflow that the project uses. Check this module when either is updated.
+"""Wrap the private API of Hydra, MLflow and PyTorch that the project uses. Check this module when either is updated.
 
 Each docstring states the version it was checked against and why the public API is not enough. Imports are inside the
 functions, so that a wrong override is reported without importing MLflow.
@@ -6,10 +6,15 @@ functions, so that a wrong override is reported without importing MLflow.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import inspect
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     import argparse
+
+    import torch
+
+OptimizerClass = TypeVar("OptimizerClass", bound="type[torch.optim.Optimizer]")
 
 MLFLOW_DATABASE_LOGGER = "mlflow.store.db.utils"
 """The logger that writes a traceback for each error of a SQLite store. Checked against MLflow 3.17.2.
@@ -91,3 +96,17 @@ def mlflow_versions_tag() -> str:
     from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
     return str(MLFLOW_MODEL_VERSIONS)
+
+
+def without_compiler(optimizer: OptimizerClass) -> OptimizerClass:
+    """Return a subclass of a PyTorch optimizer whose methods do not import ``torch._dynamo`` on their first call.
+
+    Checked against PyTorch 2.13.0. The decorators of these methods keep the compiler out of them; the import takes
+    2.9 s (two cores), a third of a short training. Nothing here is compiled. The computed values are the same.
+    """
+    import torch
+
+    names = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    methods = {name: inspect.unwrap(getattr(optimizer, name)) for name in names}
+    methods["step"] = torch.no_grad()(inspect.unwrap(optimizer.step))
+    return cast(OptimizerClass, type(optimizer.__name__, (optimizer,), methods))

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from bestepoch.base.config.groups import AdamConfig, AdamWConfig, RmsPropConfig, SgdConfig
+from bestepoch.base.private_api import without_compiler
 
 
 def build_optimizer(
@@ -17,10 +18,14 @@ def build_optimizer(
     groups = [{"params": weights, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     match config:
         case SgdConfig():
-            return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+            sgd = without_compiler(torch.optim.SGD)
+            return sgd(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
         case AdamConfig():
-            return torch.optim.Adam(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), fused=True)
+            adam = without_compiler(torch.optim.Adam)
+            return adam(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), fused=True)
         case AdamWConfig():
-            return torch.optim.AdamW(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), fused=True)
+            adamw = without_compiler(torch.optim.AdamW)
+            return adamw(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), fused=True)
         case RmsPropConfig():
-            return torch.optim.RMSprop(groups, lr=config.lr, alpha=config.alpha, momentum=config.momentum)
+            rmsprop = without_compiler(torch.optim.RMSprop)
+            return rmsprop(groups, lr=config.lr, alpha=config.alpha, momentum=config.momentum)
