@@ -110,6 +110,40 @@ def test_training_stops_when_its_dvc_is_killed_and_the_next_repro_goes_on(
     assert live.tensorboard_points(folder) == live.as_float32(points)
 
 
+def test_the_next_repro_waits_for_a_training_whose_dvc_is_gone(
+    split: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """It stands still here, as on a busy machine; two runs of one identity would be left otherwise."""
+    copy = shutil.copytree(split, tmp_path / "project")
+
+    def repro() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            ["dvc", "repro", "train"], cwd=copy, env=pipeline.environment(), stdout=said, stderr=subprocess.STDOUT
+        )
+
+    with (tmp_path / "said").open("w+") as said:
+        first = repro()
+        until(lambda: list(copy.glob("runs/*/checkpoints/epoch-0002*")))
+        (training,) = [
+            process for process in psutil.Process(first.pid).children(True) if "train" in process.cmdline()[1:3]
+        ]
+        training.suspend()
+        first.kill()
+        first.wait()
+        second = repro()
+        until(lambda: "another process is at work on runs/" in (tmp_path / "said").read_text())
+        training.resume()
+        assert second.wait(timeout=120) == 0
+    assert "(resumed)" in (tmp_path / "said").read_text()
+    folder, noted, run = trained(copy)
+    assert (noted["status"], run.info.status) == ("finished", "FINISHED")
+    assert live.numbers(folder) == live.numbers(uninterrupted)
+    assert live.weights(folder) == live.weights(uninterrupted)
+    points = live.journal_points(folder)
+    assert live.mlflow_points(MlflowClient(tracking_uri=live.store(copy)), run.info.run_id) == points
+    assert live.tensorboard_points(folder) == live.as_float32(points)
+
+
 @pytest.mark.parametrize("stage", ["fetch", "split", "train", "evaluate"])
 def test_a_stage_that_outlives_its_dvc_from_the_start_does_not_begin(stage: str, split: Path, tmp_path: Path) -> None:
     """The next `dvc repro` may already be at work on the same files."""

@@ -41,6 +41,28 @@ class RunOrigin:
     launch_command: Sequence[str] = ("python",)
 
 
+@dataclass(frozen=True)
+class _Request:
+    """The run that is asked for: what decides its numbers, where they are computed, and who asks."""
+
+    config: Config
+    split: Split
+    device: str
+    origin: RunOrigin
+    code: dict[str, str] = field(default_factory=identity.hash_training_code)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The settings that decide the numbers."""
+        processes = self.origin.processes
+        return self.config.training() | ({"processes": processes} if processes > 1 else {})
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash that is equal for runs that compute the same numbers."""
+        return files.digest(self.values, self.split.checksum, self.code)
+
+
 @dataclass
 class Run:
     """One training in ``runs/<name>/``; `info` is the content of ``run.json``."""
@@ -76,6 +98,11 @@ class Run:
         self.info = self.read(self.folder).info  # another process may have changed it before it let go
         return True
 
+    @property
+    def is_locked(self) -> bool:
+        """Whether this object holds the lock."""
+        return self._lock is not None and self._lock.is_locked
+
     def close(self) -> None:
         """Release the lock."""
         if self._lock is not None:
@@ -94,7 +121,8 @@ class Run:
     def open(cls, config: Config, split: Split, device: str, origin: RunOrigin | None = None) -> Run:
         """Return the unfinished run of the same configuration, data and code, else a new one; locked.
 
-        Waits for as long as another process holds the folder of a sweep's job.
+        While another process holds that run, wait; then continue it, or return it as that process finished it. So no
+        two processes train the same run side by side.
 
         Args:
             config: the configuration, with every ``auto`` resolved.
@@ -102,21 +130,41 @@ class Run:
             device: type of the device, as PyTorch names it.
             origin: who asks for the run; by default this process alone.
         """
-        origin = origin or RunOrigin()
-        code = identity.hash_training_code()
-        values = config.training() | ({"processes": origin.processes} if origin.processes > 1 else {})
-        fingerprint = files.digest(values, split.checksum, code)
+        request = _Request(config, split, device, origin or RunOrigin())
         base = main_checkout() / "runs"
         base.mkdir(exist_ok=True)
-        if origin.folder is not None:
+        waited_for: Path | None = None
+        while True:
+            with FileLock(base / ".lock"):  # another process may begin the same run at this moment
+                run = cls._find(base, request, waited_for) or cls._create(base, request)
+            if run.is_locked:
+                return run
+            log.warning("another process is at work on %s; waiting for it", display_path(run.folder))
+            run.lock(wait=-1)  # without a limit
+            run.close()
+            waited_for = run.folder
+
+    @classmethod
+    def _find(cls, base: Path, request: _Request, waited_for: Path | None) -> Run | None:
+        """Return the run to continue or to take as it is, locked unless another process holds it; else None."""
+        job = request.origin.folder
+        if waited_for is not None:
+            folders = [waited_for]
+        elif job is not None:
             # a job of another configuration may have the same name and the folder without a number
-            folders = [origin.folder, *sorted(origin.folder.parent.glob(f"{origin.folder.name}-[0-9]*"))]
+            folders = [job, *sorted(job.parent.glob(f"{job.name}-[0-9]*"))]
         else:
             folders = sorted(path.parent for path in base.glob("*/run.json"))
         for folder in folders:
-            run = cls._try_resume(folder, fingerprint, origin.folder is not None, config.publish is not None)
+            run = cls._try_resume(folder, request, take_finished=bool(job or waited_for))
             if run is not None:
                 return run
+        return None
+
+    @classmethod
+    def _create(cls, base: Path, request: _Request) -> Run:
+        """Create the folder of a new run with its ``run.json``, and return the run, locked."""
+        config, split, origin = request.config, request.split, request.origin
         if origin.folder is None:
             folder, lock = _new_folder(base, identity.make_run_name(config, split, origin.overrides))
         else:
@@ -125,12 +173,12 @@ class Run:
         run.update(
             name=folder.name,
             key=uuid.uuid4().hex,
-            fingerprint=fingerprint,
+            fingerprint=request.fingerprint,
             status="running",
             command="dvc repro" if config.publish else identity.format_command(origin.launch_command, origin.overrides),
             preset=identity.find_preset(origin.overrides),
-            config=values,
-            code=code,
+            config=request.values,
+            code=request.code,
             data={
                 "name": split.name,
                 "requested": split.requested,
@@ -145,29 +193,32 @@ class Run:
                 "dvc": identity.read_dvc_version() if split.folder == project_root() / "data/split" else None,
             },
             git=git_state(),
-            environment={**identity.describe_environment(), "device": device},
+            environment={**identity.describe_environment(), "device": request.device},
             started=time.time(),
         )
         return run
 
     @classmethod
-    def _try_resume(cls, folder: Path, fingerprint: str, take_finished: bool, for_export: bool) -> Run | None:
-        """Lock and return the run in ``folder`` if it has the fingerprint and is to be continued, else None."""
+    def _try_resume(cls, folder: Path, request: _Request, take_finished: bool) -> Run | None:
+        """Return the run in ``folder`` if it is to be continued, locked unless another process holds it; else None."""
         if not (folder / "run.json").is_file():
             return None
         run = cls.read(folder)
-        if run.info.get("fingerprint") != fingerprint:
+        if run.info.get("fingerprint") != request.fingerprint:
+            return None
+        unpublished = request.config.publish is not None and run.info.get("to_publish")
+        if run.status != "finished":
+            take_finished = True  # another process may finish it before this one has the lock
+        elif not (take_finished or unpublished):
             return None
         if not run.lock(wait=1.0):  # delivery and other readers hold the lock for moments
-            if not take_finished:
-                return None
-            log.warning("another process is at work on %s; waiting for it", display_path(folder))
-            run.lock(wait=-1)  # without a limit
-        if for_export and run.info.get("to_publish"):
+            return run
+        if unpublished:
             # a finished run that was killed before DVC had its results only has to be exported
-            take_finished = run.info.get("published") not in identity.read_dvc_checksums()
-            if not take_finished:
+            exported = run.info.get("published") in identity.read_dvc_checksums()
+            if exported:
                 run.update(to_publish=False)
+            take_finished = take_finished or not exported
         if run.status == "finished" and not take_finished:
             run.close()
             return None

@@ -158,10 +158,14 @@ class RunTracking:
                 system_metrics=config.system_metrics,
             )
 
-    def close(self, status: str) -> None:
-        """Deliver the remaining rows, end the run, and warn about each tracker that did not store all rows in time."""
+    def close(self, status: str) -> dict[str, Any]:
+        """Deliver the remaining rows, end the run, and warn about each tracker that did not store all rows in time.
+
+        Returns:
+            What ``run.json`` says of the trackers.
+        """
         if self.worker is None:
-            return
+            return {}
         keys = ("ended", "reason", "best", "verdict", "stopped", "spent", "peak_memory")
         info = {key: self.run.info[key] for key in keys if key in self.run.info} | {"asked": time.time()}
         cursors = self.worker.close(self.run.folder, self.config.drain_seconds, status, **info)
@@ -172,5 +176,6 @@ class RunTracking:
                     name,
                     paths.display_path(self.run.folder),
                 )
-        if "MLflow" in cursors:
-            self.run.update(mlflow={key: cursors["MLflow"][key] for key in ("uri", "run_id")})
+        if "MLflow" not in cursors:
+            return {}
+        return {"mlflow": {key: cursors["MLflow"][key] for key in ("uri", "run_id")}}

@@ -28,8 +28,8 @@ log = logging.getLogger("bestepoch")
 class RunTracker(Protocol):
     """Brings the journal of a run to the trackers while the run trains."""
 
-    def close(self, status: str) -> None:
-        """Deliver what is missing and end the run in each tracker with ``status``."""
+    def close(self, status: str) -> dict[str, Any]:
+        """Deliver what is missing, end the run in each tracker with ``status``, and return the new keys of run.json."""
 
 
 @dataclass(frozen=True)
@@ -127,12 +127,16 @@ def _train_and_record(config: Config, split: Split, device: Any, run: Run, sessi
             journal.close()
         finally:
             run.info.update(status=status, ended=time.time(), spent=timer.read(), peak_memory=peak_memory())
-            if tracker is not None:
-                tracker.close(status)
-            run.info["spent"] = timer.read()
+            if status == "killed":
+                # the same command may be waiting already, and a tracker may take long for the rest
+                run.update()
+                run.close()
+            recorded = tracker.close(status) if tracker is not None else {}
+            spent = timer.read()
             # last: a kill while a tracker takes the rest leaves a run that the same command continues
-            run.update()
-            log.info("time     %s", format_breakdown(run.info["spent"], run.info["peak_memory"]))
+            if run.is_locked or (run.lock() and run.status == status):
+                run.update(**recorded, spent=spent)
+            log.info("time     %s", format_breakdown(spent, peak_memory()))
     return signum
 
 
