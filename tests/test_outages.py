@@ -253,6 +253,26 @@ def test_the_end_waits_for_a_server_no_longer_than_it_was_told(
     is_whole(copy, gate.address, untracked)
 
 
+def test_a_stopped_training_lets_go_of_its_run_before_a_server_that_hangs(
+    training: Callable[..., Slow], gate: Gate, copy: Path, untracked: Weights
+) -> None:
+    began = ("tracking.drain_seconds=60",)
+    slow = training(*began, MLFLOW_TRACKING_URI=gate.address, **HASTY)
+    slow.until(lambda: taken(copy, "mlflow"))
+    gate.mode = "hangs"
+    slow.process.send_signal(signal.SIGTERM)
+    slow.process.send_signal(signal.SIGCONT)
+    record = live.only_run(copy) / "run.json"
+    live.Started.until(slow, lambda: json.loads(record.read_text())["status"] == "killed")
+    with live.started(copy, "train", *TRAIN, *began, MLFLOW_TRACKING_URI=gate.address, **HASTY) as again:
+        again.until(lambda: "going on after iteration" in again.printed(), 30)
+        assert slow.process.poll() is None, "it had nothing to wait for"
+        gate.mode = "open"
+        assert slow.end() == 128 + signal.SIGTERM
+        assert again.end() == 0, again.printed()
+    is_whole(copy, gate.address, untracked)
+
+
 def test_an_outage_that_lasts_for_two_jobs_of_a_sweep_is_one_outage(template: Path, copy: Path) -> None:
     nowhere = f"http://127.0.0.1:{live.free_port()}"
     jobs = ("-m", *TRAIN[:-1], "train.epochs=2", "seed=1,2", "tracking.drain_seconds=3")
