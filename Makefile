@@ -2,36 +2,47 @@
 PYTHON ?= python3
 VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# what pip would do on one core; files for another Python are passed over, as it does
+COMPILE = @$(BIN)/python -m compileall -qq -j 0 $(VENV) >/dev/null || true
 export PATH := $(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help install repro test bench lint format ui tensorboard lock clean
+.PHONY: help install dev repro check test bench lint format ui tensorboard lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
 
-install: $(VENV)/.installed  ## make .venv with the pinned requirements
+install: $(VENV)/.installed  ## make .venv with the pinned requirements of running
 $(VENV)/.installed: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V). Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	@echo "Installing into .venv: some minutes the first time"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
-	@# what pip would do on one core; files for another Python are passed over, as it does
-	@$(BIN)/python -m compileall -qq -j 0 $(VENV) >/dev/null || true
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(PIP) --no-compile -r requirements.txt
+	$(COMPILE)
+	$(PIP) --no-deps --editable .
+	@touch $@
+
+dev: $(VENV)/.installed-dev  ## the same, and what tests and lint take besides
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	$(PIP) --no-compile -r requirements-dev.txt
+	$(COMPILE)
 	@touch $@
 
 repro: install  ## fetch, split, train, evaluate: whatever is out of date
 	dvc repro
 
-test: install  ## all tests
+check: lint  ## lint and the tests of parts, in a minute
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadgroup -q tests/unit
+
+test: dev  ## all tests
 	# one thread a process: two tests run at once, and threads that wait for each other spin
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadgroup
 
 bench: install  ## how good, how fast, and what tracking costs, beside plain PyTorch and Lightning (one to two hours)
-	python -m pip install --quiet --disable-pip-version-check -c requirements.txt --editable '.[bench]'
+	$(PIP) -c requirements.txt --editable '.[bench]'
 	python benchmarks/default.py
 	python benchmarks/default.py --experiment quick --no-theirs --out benchmarks/results/quick.json
 	python benchmarks/default.py --experiment accurate --seeds 0 1 2 --no-theirs --out benchmarks/results/accurate.json
@@ -42,13 +53,13 @@ bench: install  ## how good, how fast, and what tracking costs, beside plain PyT
 	python benchmarks/sweeps.py
 	python benchmarks/tables.py --write
 
-lint: install  ## ruff, mypy and the direction of the imports
+lint: dev  ## ruff, mypy and the direction of the imports
 	ruff check .
 	ruff format --check .
 	mypy
 	PYTHONPATH=src lint-imports
 
-format: install  ## let ruff put the code in order
+format: dev  ## let ruff put the code in order
 	ruff check --fix .
 	ruff format .
 
@@ -59,12 +70,15 @@ tensorboard: PORT = 6006
 tensorboard: install  ## TensorBoard, on this machine alone
 	tensorboard --logdir runs --host 127.0.0.1 --port $(PORT)
 
-lock:  ## requirements.txt anew, from the ranges in pyproject.toml
+lock:  ## both files of requirements anew, from the ranges in pyproject.toml
 	rm -rf .venv.lock && $(PYTHON) -m venv .venv.lock
-	.venv.lock/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 --editable '.[dev]'
-	{ sed '/^[^#]/,$$d' requirements.txt; \
-	  .venv.lock/bin/python -m pip freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+.*/\1/'; } > requirements.txt.new
-	mv requirements.txt.new requirements.txt && rm -rf .venv.lock
+	$(LOCK) torch==2.13.0 --editable '.[sweep]'
+	{ grep '^#' requirements.txt; $(FREEZE); } > requirements.txt.new
+	$(LOCK) -c requirements.txt.new --editable '.[dev]'
+	{ grep -E '^(#|-r)' requirements-dev.txt; $(FREEZE) | grep -vxFf requirements.txt.new; } > requirements-dev.txt.new
+	mv requirements.txt.new requirements.txt && mv requirements-dev.txt.new requirements-dev.txt && rm -rf .venv.lock
+lock: LOCK = .venv.lock/bin/python -m pip install --quiet --disable-pip-version-check
+lock: FREEZE = .venv.lock/bin/python -m pip freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+.*/\1/'
 
 clean:  ## remove .venv and caches; data, results and runs stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache src/*.egg-info

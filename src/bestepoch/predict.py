@@ -1,4 +1,4 @@
-"""Say which digit is on a picture: ``python -m bestepoch.predict image.png [more ...] [model=...] [--explain]``."""
+"""Say which digit is on a picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Test the winner of a sweep and write it as a preset: ``sweep=runs/sweeps/<name>``."""
+"""Test the winner of a sweep and write it as a preset."""
 
 from __future__ import annotations
 

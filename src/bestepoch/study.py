@@ -1,4 +1,4 @@
-"""How many epochs are enough, over the runs of a sweep or over several runs."""
+"""Say how many epochs are enough, over the runs of a sweep or over several runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deliver to MLflow and TensorBoard what they have missed of a run: ``run=runs/<name>``."""
+"""Deliver to MLflow and TensorBoard what they have missed of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Serve the MLflow UI on the project's store, and TensorBoard, on this machine alone: ``make ui [PORT=5001]``."""
+"""Serve the MLflow UI on the project's store, and TensorBoard, on this machine alone."""
 
 from __future__ import annotations
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from bestepoch.base import files, paths, private_api
 from bestepoch.base.config import compose
+from bestepoch.base.config.local import PATH as LOCAL_PATH
+from bestepoch.base.config.local import read_local_keys
 from bestepoch.base.config.schema import Config
 from bestepoch.base.errors import UsageError
 from bestepoch.base.rank import read_world_size, wait_for_rank0_error
+from bestepoch.cli.help import print_help, print_usage
 from bestepoch.cli.process import configure_process
 
 if TYPE_CHECKING:
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
 
     from omegaconf import DictConfig
 
+log = logging.getLogger("bestepoch")
 USAGE_EXIT = 2
 
 
@@ -79,9 +85,13 @@ def launch(task: Callable[[Config], float | None], multirun: MultirunFactory | N
             if not (arguments.hydra_help or arguments.shell_completion):
                 _refuse_options(arguments, multirun is not None)
                 overrides, first = compose.compose_job(arguments.overrides, arguments.multirun)
-                if arguments.cfg == "job" and arguments.package is None and not arguments.help:
+                if arguments.help:
+                    return print_help(Path(sys.argv[0]).stem, first)
+                if arguments.cfg == "job" and arguments.package is None:
                     # Hydra would compose once more, which is a third of the wait
                     return print_config(first, arguments.resolve)
+                if keys := read_local_keys():
+                    log.info("local    %s sets %s", LOCAL_PATH, ", ".join(keys))
                 renamed = dict(zip(arguments.overrides, overrides, strict=False))
                 sys.argv = [renamed.get(word, word) for word in sys.argv] + overrides[len(arguments.overrides) :]
                 if arguments.multirun and multirun is not None:
@@ -118,6 +128,8 @@ def print_config(cfg: DictConfig, resolve: bool) -> None:
 def run_cli(task: Callable[[list[str]], None], arguments: list[str]) -> None:
     """Run a command that has no Hydra configuration; errors are reported as by `launch`."""
     configure_process()
+    if {"-h", "--help"} & {*arguments}:
+        return print_usage(Path(sys.argv[0]).stem)
     try:
         with _explain_disk_errors():
             task(arguments)

@@ -47,18 +47,9 @@ def predict_pictures(arguments: list[str]) -> None:
 
 def _parse_args(arguments: list[str]) -> tuple[list[str], str | None, bool]:
     """Return the names of the pictures, the value of ``model=`` and whether ``--explain`` is given."""
-    parser = argparse.ArgumentParser("python -m bestepoch.predict", allow_abbrev=False)
-    parser.description = (
-        "Which digit is on a picture, by the champion of MLflow's registry or any other model of this project."
-    )
-    parser.add_argument("pictures", nargs="*", metavar="image.png", help="PNG or JPEG of one digit, of any size")
-    parser.add_argument(
-        "--explain", action="store_true", help="write what the network sees beside each picture: image.28x28.png"
-    )
-    parser.epilog = (
-        "model=... takes an address in MLflow (models:/bestepoch-mnist@champion, models:/bestepoch-mnist/3), a folder "
-        f"such as runs/<name>/evaluate, or a model.pt. Without it: the champion, else {PIPELINE_MODEL}"
-    )
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("pictures", nargs="*")
+    parser.add_argument("--explain", action="store_true")
     args, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
         raise UsageError(f"{unknown[0]} is no option. There is: --explain")

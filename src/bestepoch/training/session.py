@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from omegaconf import OmegaConf
+
+from bestepoch.base import files
 from bestepoch.base.config.schema import Config
 from bestepoch.base.errors import UsageError, first_line
 from bestepoch.base.paths import display_path
@@ -87,6 +90,7 @@ def train(config: Config, split: Split, session: Session | None = None) -> Run:
         context.broadcast(None)
         return run
     context.broadcast(split)
+    write_config(run, config, session.overrides)
     run.info.pop("reason", None)
     run.update(status="running", to_publish=config.publish is not None, parent=session.parent)
     signum = _train_and_record(config, split, device, run, session)
@@ -94,6 +98,12 @@ def train(config: Config, split: Split, session: Session | None = None) -> Run:
         run.close()
         exit_by_signal(signum)
     return run
+
+
+def write_config(run: Run, config: Config, overrides: Sequence[str]) -> None:
+    """Write ``config.yaml`` (every setting) and ``overrides.yaml`` (of the command line) into the run's folder."""
+    files.write_atomic(run.folder / "config.yaml", OmegaConf.to_yaml(config.model_dump(mode="json")))
+    files.write_atomic(run.folder / "overrides.yaml", OmegaConf.to_yaml(list(overrides)))
 
 
 def _train_and_record(config: Config, split: Split, device: Any, run: Run, session: Session) -> int:

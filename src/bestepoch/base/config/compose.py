@@ -17,6 +17,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from bestepoch.base import paths
 from bestepoch.base.config.groups import CONFIG_GROUPS, RENAMED_KEYS, new_key
+from bestepoch.base.config.local import read_local_keys
 from bestepoch.base.config.messages import format_validation_error, suggest, unknown_key_message
 from bestepoch.base.config.schema import Config
 from bestepoch.base.errors import UsageError
@@ -135,6 +136,7 @@ def compose_job(overrides: list[str], multirun: bool) -> tuple[list[str], DictCo
     from hydra.errors import HydraException, OverrideParseException
 
     _reject_unused_params()
+    read_local_keys()
     old_key = re.compile(rf"^(\+*model\.)({'|'.join(RENAMED_KEYS)})(?==)")
     overrides = [old_key.sub(lambda match: match[1] + new_key(match[2]), line) for line in overrides]
     try:
