@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+import live
 from bestepoch.base import private_api
 
 CHECKED = {"hydra-core": "1.3.8", "mlflow": "3.17.2", "torch": "2.13.0"}
-CONF = Path(__file__).parents[1] / "conf"
+CONF = live.CHECKOUT / "conf"
 
 
 @contextlib.contextmanager

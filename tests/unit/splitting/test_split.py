@@ -30,7 +30,7 @@ from bestepoch.components.data.split import load_part
 from bestepoch.splitting import ensure
 from bestepoch.splitting.split import _pixel_moments, log_split, split_data
 
-PROJECT = Path(__file__).resolve().parents[1]
+PROJECT = live.CHECKOUT
 PARTS = ("train", "validation", "test")
 Bytes = NDArray[np.uint8]
 

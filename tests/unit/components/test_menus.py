@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+import live
 from bestepoch.base.config import compose, data_sets, groups
 from bestepoch.base.config.groups import CnnConfig, LenetConfig, MlpConfig
 from bestepoch.base.config.schema import Config
@@ -35,7 +36,7 @@ from bestepoch.training import loop, optimizers
 from bestepoch.training.loop import EpochData, Learner
 from bestepoch.training.loss import Objective
 
-CHECKOUT = Path(__file__).parents[1]
+CHECKOUT = live.CHECKOUT
 ACTIVATIONS = get_args(Activation)
 CPU = torch.device("cpu")
 

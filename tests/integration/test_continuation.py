@@ -115,7 +115,7 @@ class Project:
 
 @pytest.fixture(scope="module")
 def empty(sample: Split, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Project]:
-    checkout = Path(__file__).parents[1]
+    checkout = live.CHECKOUT
 
     def make(patch: pytest.MonkeyPatch) -> Project:
         folder = tmp_path_factory.mktemp("project")

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+import live
 from bestepoch import evaluate, train
 from bestepoch.base.config import compose, data_sets, groups, schema
 from bestepoch.base.config.schema import Config
@@ -24,7 +25,7 @@ from bestepoch.runs import identity
 from bestepoch.runs.run import Run
 from bestepoch.splitting import ensure
 
-CHECKOUT = Path(__file__).parents[1]
+CHECKOUT = live.CHECKOUT
 CONF = CHECKOUT / "conf"
 PACKAGE = CHECKOUT / "src/bestepoch"
 PARAMS = yaml.safe_load((CHECKOUT / "params.yaml").read_text())

@@ -42,7 +42,7 @@ SHORT = ("train.epochs=2", "train.batch_size=200")  # 20 whole batches an epoch,
 @pytest.fixture
 def trained(sample: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
     """Trains in this process, each time in a project of its own."""
-    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.chdir(live.CHECKOUT)
     count = itertools.count()
 
     def trains(*overrides: str) -> Run:

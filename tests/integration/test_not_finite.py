@@ -97,7 +97,7 @@ class LossesStay:
 @pytest.fixture
 def as_on_a_gpu(sample: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
     """Trains with losses that are tensors, the ``bad``-th of them no number, though nothing stops the update."""
-    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.chdir(live.CHECKOUT)
     given = [*live.SAMPLE, "tracking.mlflow=false", "tracking.tensorboard=false", "model=mlp", "model.hidden=[8]"]
     inner = loop.train_epoch
 

@@ -19,7 +19,7 @@ from bestepoch.base.config.groups import CnnConfig, new_key
 from bestepoch.base.config.schema import Config, TrainConfig
 from bestepoch.base.errors import UsageError
 
-CHECKOUT = Path(__file__).parents[1]
+CHECKOUT = live.CHECKOUT
 STAGES = ("fetch", "split", "train", "evaluate")
 MENUS = ("data", "model", "optimizer", "scheduler", "augment", "stopping")
 ENTRIES = [(menu, path.stem) for menu in MENUS for path in sorted((CHECKOUT / "conf" / menu).glob("*.yaml"))]

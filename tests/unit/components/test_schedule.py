@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch.optim import lr_scheduler
 
+import live
 from bestepoch.base.config import compose
 from bestepoch.base.config.groups import (
     ConstantSchedulerConfig,
@@ -28,7 +28,7 @@ from bestepoch.components.data.order import epoch_permutation
 from bestepoch.components.schedules.learning_rate import SchedulerConfig, learning_rate
 from bestepoch.components.schedules.plan import TrainingPlan, make_plan
 
-CHECKOUT = Path(__file__).parents[1]
+CHECKOUT = live.CHECKOUT
 SCHEDULERS = sorted(path.stem for path in (CHECKOUT / "conf/scheduler").glob("*.yaml"))
 PEAK = 0.1
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
 
+import live
 from bestepoch.base.config import compose
 from bestepoch.base.config.groups import AffineConfig, NoAugmentConfig, SgdConfig, ShiftConfig
 from bestepoch.base.config.schema import Config
@@ -40,7 +41,7 @@ from bestepoch.training.loop import EpochData, Learner, NonFiniteLoss
 from bestepoch.training.loss import Objective
 from bestepoch.training.session import Session, train
 
-CHECKOUT = Path(__file__).parents[1]
+CHECKOUT = live.CHECKOUT
 PACKAGE = CHECKOUT / "src/bestepoch"
 MODELS = sorted(path.stem for path in (CHECKOUT / "conf/model").glob("*.yaml"))
 CPU = torch.device("cpu")
