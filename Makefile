@@ -1,11 +1,12 @@
 # `make` prints this help. Every target makes what it needs; nothing is asked.
 PYTHON ?= python3
-VENV := $(CURDIR)/.venv
+# relative: a path with a space would be two words to make
+VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # what pip would do on one core; files for another Python are passed over, as it does
 COMPILE = @$(BIN)/python -m compileall -qq -j 0 $(VENV) >/dev/null || true
-export PATH := $(BIN):$(PATH)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .PHONY: help install dev repro check test bench lint format ui tensorboard lock clean

@@ -376,7 +376,8 @@ def opened(folder: Path, runs: int) -> float:
     import torch  # noqa: F401  # its import is not what is measured
 
     from bestepoch.base.config.compose import load_config
-    from bestepoch.runs.run import Run, RunOrigin
+    from bestepoch.runs.request import RunOrigin
+    from bestepoch.runs.run import Run
     from bestepoch.splitting.ensure import ensure_split
 
     config = load_config(["data=mnist_sample"], False)[1]

@@ -8,10 +8,11 @@ import sys
 import urllib.parse
 
 from bestepoch.base.config.compose import read_default
-from bestepoch.base.errors import UsageError
+from bestepoch.base.errors import UsageError, redact_credentials
 from bestepoch.base.paths import main_checkout
 from bestepoch.cli.launch import run_cli
 from bestepoch.cli.servers import pick_ports, run_server, wait_until_up
+from bestepoch.tracking.base import failure_reason
 from bestepoch.tracking.mlflow.store import ensure_experiment, make_client, store_uri
 from bestepoch.tracking.mlflow.views import BEST_EPOCHS, LEARNING_CURVES, view_link
 
@@ -23,7 +24,10 @@ def main(arguments: list[str]) -> None:
     """Start both servers, print where to look, and end them with Ctrl-C."""
     uri = store_uri()
     port, board_port = pick_ports(arguments)
-    experiment_id = ensure_experiment(make_client(uri), uri, str(read_default("tracking.experiment")))
+    try:
+        experiment_id = ensure_experiment(make_client(uri), uri, str(read_default("tracking.experiment")))
+    except Exception as error:
+        raise UsageError(f"{redact_credentials(uri)} does not answer: {failure_reason(error)}") from None
     views = {"best epochs": (BEST_EPOCHS, ""), "learning curves": (LEARNING_CURVES, "CHART")}
     base_url = uri.rstrip("/") if uri.startswith("http") else f"http://127.0.0.1:{port}"
     links = [f"{name:<16} {base_url}/{view_link(experiment_id, *view)}" for name, view in views.items()]

@@ -36,7 +36,8 @@ from bestepoch.components.data.split import Split
 from bestepoch.components.schedules.learning_rate import learning_rate
 from bestepoch.components.schedules.plan import TrainingPlan, make_plan
 from bestepoch.runs import checkpoint, identity
-from bestepoch.runs.run import Run, RunOrigin
+from bestepoch.runs.request import RunOrigin
+from bestepoch.runs.run import Run
 from bestepoch.training import extend
 from bestepoch.training.session import Session, train
 

@@ -19,7 +19,8 @@ import live
 from bestepoch.base.config import compose
 from bestepoch.runs import identity
 from bestepoch.runs.export import export_run
-from bestepoch.runs.run import Run, RunOrigin
+from bestepoch.runs.request import RunOrigin
+from bestepoch.runs.run import Run
 from bestepoch.splitting import ensure
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("resume")]
@@ -239,7 +240,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("changed", ["checkpoint.every_seconds=9", "tracking.drain_seconds=1", "selection.mode=max"])
+@pytest.mark.parametrize("changed", ["checkpoint.every_seconds=9", "tracking.drain_seconds=1", "selection.smoothing=3"])
 def test_a_setting_that_changes_no_number_goes_on_with_the_run(
     changed: str, opened: Callable[..., tuple[Run, Path, dict[str, bytes]]]
 ) -> None:

@@ -175,8 +175,7 @@ def test_a_study_again_and_of_single_runs(swept: tuple[Path, str]) -> None:
     printed = live.run(copy, "study", f"run={name}")
     assert (sweep / "study/study.json").read_bytes() == first
     assert f"study    {name}/study\n" in printed
-    printed = live.run(copy, "study", f"run=[{name}/seed0,{name}/seed3]", "selection.metric=val/accuracy",
-                       "selection.mode=max")  # fmt: skip
+    printed = live.run(copy, "study", f"run=[{name}/seed0,{name}/seed3]", "selection.metric=val/accuracy")  # fmt: skip
     (made,) = (copy / "runs/studies").iterdir()
     found = json.loads((made / "study.json").read_text())
     assert (found["metric"], found["settings"][0]["runs"]) == ("val/accuracy", 2)

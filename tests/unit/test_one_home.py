@@ -31,10 +31,11 @@ PACKAGE = CHECKOUT / "src/bestepoch"
 PARAMS = yaml.safe_load((CHECKOUT / "params.yaml").read_text())
 CONFIG = yaml.safe_load((CONF / "config.yaml").read_text())
 PIPELINE = yaml.safe_load((CHECKOUT / "dvc.yaml").read_text())
-MENUS = [next(iter(line)) for line in CONFIG["defaults"] if isinstance(line, dict) and "/" not in next(iter(line))]
+NAMED = [next(iter(line)) for line in CONFIG["defaults"] if isinstance(line, dict)]
+MENUS = [name for name in NAMED if "/" not in name and not name.startswith("optional ")]
 CHOICES = [(menu, path.stem) for menu in MENUS for path in sorted((CONF / menu).glob("*.yaml"))]
 # folders whose files set values of others on purpose, or Hydra's own; no defaults list names them
-PRESETS = {"experiment", "hydra"}
+PRESETS = {"experiment", "hydra", "local"}
 
 Leaf = tuple[str, ...]
 
@@ -118,6 +119,8 @@ def test_a_menu_file_holds_only_what_belongs_to_its_choice(menu: str, entry: str
     assert menu not in CONFIG
     # composed, they are the file's own values, and only what is optional is added
     composed = getattr(compose.load_config([f"{menu}={entry}"], False)[1], menu).model_dump()
+    if values.get("mode") == "auto":
+        composed["mode"] = "auto"  # the metric's own direction
     assert {path: value for path, value in leaves(composed) if value is not None} == {
         path: value for path, value in leaves(values) if value is not None
     }
@@ -356,14 +359,15 @@ def sections(module: str) -> set[str]:
         for node in ast.walk(function):
             if not isinstance(node, ast.Attribute):
                 continue
-            if ast.unparse(node.value) == "self.config" and node.attr in Config.model_fields:
+            held = ast.unparse(node.value) in ("self.config", "request.config")  # of a dataclass
+            if held and node.attr in Config.model_fields:
                 found.add(node.attr)
-            elif isinstance(node.value, ast.Name) and node.value.id in configs:
+            elif held or (isinstance(node.value, ast.Name) and node.value.id in configs):
                 if node.attr == "training":
                     found |= set(compose.load_config([], False)[1].training())
                 elif node.attr in Config.model_fields:
                     found.add(node.attr)
-                else:
+                elif not held:
                     assert node.attr in ("model_copy", "model_dump"), f"{module}.{function.name} reads {node.attr}"
     return found
 

@@ -16,6 +16,10 @@ from typing import Any
 from bestepoch.base.errors import UsageError
 from bestepoch.base.paths import display_path
 
+# The permissions that this process takes from new files; the system only tells by setting another value.
+UMASK = os.umask(0o022)
+os.umask(UMASK)
+
 
 @contextlib.contextmanager
 def name_path_in_errors(path: Path) -> Iterator[None]:
@@ -51,7 +55,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
                 file.write(payload)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.chmod(0o644)  # mkstemp creates files that only their owner can read
+            temporary.chmod(0o666 & ~UMASK)  # mkstemp creates files that only their owner can read
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)

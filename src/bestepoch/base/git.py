@@ -16,7 +16,8 @@ def git_state() -> dict[str, Any]:
 
     Returns:
         ``commit``, the hash of HEAD, or None outside git and before the first commit; ``dirty``, whether tracked files
-        have uncommitted changes; ``url``, the web page of the commit (see `commit_url`), or None.
+        have uncommitted changes, or None where git does not say; ``url``, the web page of the commit (see
+        `commit_url`), or None.
     """
 
     def git(*args: str) -> str | None:
@@ -27,7 +28,8 @@ def git_state() -> dict[str, Any]:
 
     commit = git("rev-parse", "--verify", "HEAD")
     url = commit_url(git("config", "--get", "remote.origin.url") or "", commit) if commit else None
-    return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no")), "url": url}
+    changes = git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": None if changes is None else bool(changes), "url": url}
 
 
 def commit_url(remote: str, commit: str) -> str | None:

@@ -115,7 +115,7 @@ def _stop_after(process: psutil.Process | None, message: str) -> None:
 
 @contextlib.contextmanager
 def catch_stop_signals() -> Iterator[list[int]]:
-    """Context manager that yields a list and appends to it the number of the first SIGTERM or SIGINT (Ctrl-C).
+    """Context manager that yields a list and appends to it the number of the first SIGTERM, SIGINT (Ctrl-C) or SIGHUP.
 
     A second signal raises KeyboardInterrupt. In a submitit job, the cluster's preemption signal takes the place of
     SIGTERM, which submitit handles. Outside the main thread the list stays empty.
@@ -130,7 +130,9 @@ def catch_stop_signals() -> Iterator[list[int]]:
             signal.default_int_handler(signum, frame)
         received.append(signum)
 
-    signals = (_preemption_signal() or signal.SIGTERM, signal.SIGINT)
+    signals = [_preemption_signal() or signal.SIGTERM, signal.SIGINT]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which nohup sets
+        signals.append(signal.SIGHUP)  # the terminal was closed
     old_handlers = {signum: signal.signal(signum, record) for signum in signals}
     try:
         yield received

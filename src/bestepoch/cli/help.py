@@ -17,7 +17,7 @@ EXAMPLES = {
     "fetch": ["", "data=fashion_mnist", "fetch.timeout=60"],
     "split": ["", "split.validation=6000", "split.folds=5 split.fold=0"],
     "train": ["train.epochs=3 optimizer.lr=0.005", "+experiment=quick", "-m optimizer=sgd,adamw seed=0,1,2"],
-    "evaluate": ["", "run=runs/<name>", "run=runs/<name> selection.metric=val/accuracy selection.mode=max"],
+    "evaluate": ["", "run=runs/<name>", "run=runs/<name> selection.metric=val/accuracy"],
     "study": ["run=runs/sweeps/<name>", "run=[runs/<one>,runs/<two>]", "run=runs/sweeps/<name> selection.smoothing=3"],
     "promote": ["sweep=runs/sweeps/<name>", "sweep=runs/sweeps/<name> registry.enabled=false", "--cfg job"],
     "predict": ["image.png", "image.png --explain", "image.png model=models:/bestepoch-mnist@champion"],

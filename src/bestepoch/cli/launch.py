@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -103,6 +104,8 @@ def launch(task: Callable[[Config], float | None], multirun: MultirunFactory | N
             hydra.main(version_base="1.3", config_path=conf, config_name="config")(run)()
     except UsageError as error:
         exit_with_error(error)
+    except KeyboardInterrupt:
+        exit_by_ctrl_c()
 
 
 def _refuse_options(arguments: Namespace, takes_multirun: bool) -> None:
@@ -135,6 +138,8 @@ def run_cli(task: Callable[[list[str]], None], arguments: list[str]) -> None:
             task(arguments)
     except UsageError as error:
         exit_with_error(error)
+    except KeyboardInterrupt:
+        exit_by_ctrl_c()
 
 
 @contextlib.contextmanager
@@ -146,6 +151,12 @@ def _explain_disk_errors() -> Iterator[None]:
         if explained is None:
             raise
         raise explained from error
+
+
+def exit_by_ctrl_c() -> NoReturn:
+    """Print one line in place of a traceback and exit with 130, the convention for Ctrl-C."""
+    sys.stderr.write("bestepoch: stopped by Ctrl-C; the same command goes on from here\n")
+    raise SystemExit(128 + signal.SIGINT) from None
 
 
 def exit_with_error(error: UsageError) -> NoReturn:

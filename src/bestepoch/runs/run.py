@@ -6,7 +6,6 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,52 +14,15 @@ from filelock import FileLock, Timeout
 
 from bestepoch.base import files
 from bestepoch.base.config.schema import Config
+from bestepoch.base.errors import UsageError
 from bestepoch.base.git import git_state
 from bestepoch.base.paths import display_path, main_checkout, project_root
 from bestepoch.components.data.split import Split
 from bestepoch.runs import identity
+from bestepoch.runs.record import read_record
+from bestepoch.runs.request import RunOrigin, RunRequest
 
 log = logging.getLogger("bestepoch")
-
-
-@dataclass(frozen=True)
-class RunOrigin:
-    """Who asks for a run and how.
-
-    Args:
-        overrides: Hydra overrides of the command line.
-        folder: the folder of a sweep's job. A finished run of the same identity in it is taken as it is; without a
-            folder, a run of the same identity in ``runs/`` is continued and a finished one is left alone.
-        processes: number of processes that train; another number rounds differently and is another run.
-        launch_command: how the command begins that starts as many processes.
-    """
-
-    overrides: Sequence[str] = ()
-    folder: Path | None = None
-    processes: int = 1
-    launch_command: Sequence[str] = ("python",)
-
-
-@dataclass(frozen=True)
-class _Request:
-    """The run that is asked for: what decides its numbers, where they are computed, and who asks."""
-
-    config: Config
-    split: Split
-    device: str
-    origin: RunOrigin
-    code: dict[str, str] = field(default_factory=identity.hash_training_code)
-
-    @property
-    def values(self) -> dict[str, Any]:
-        """The settings that decide the numbers."""
-        processes = self.origin.processes
-        return self.config.training() | ({"processes": processes} if processes > 1 else {})
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash that is equal for runs that compute the same numbers."""
-        return files.digest(self.values, self.split.checksum, self.code)
 
 
 @dataclass
@@ -113,9 +75,9 @@ class Run:
         """Read a run without locking it.
 
         Raises:
-            UsageError: ``folder`` holds no run.
+            UsageError: ``folder`` holds no run, or its ``run.json`` is damaged.
         """
-        return cls(folder, files.read_json(folder / "run.json", "python -m bestepoch.train"))
+        return cls(folder, read_record(folder))
 
     @classmethod
     def open(cls, config: Config, split: Split, device: str, origin: RunOrigin | None = None) -> Run:
@@ -130,7 +92,7 @@ class Run:
             device: type of the device, as PyTorch names it.
             origin: who asks for the run; by default this process alone.
         """
-        request = _Request(config, split, device, origin or RunOrigin())
+        request = RunRequest(config, split, device, origin or RunOrigin())
         base = main_checkout() / "runs"
         base.mkdir(exist_ok=True)
         waited_for: Path | None = None
@@ -145,7 +107,7 @@ class Run:
             waited_for = run.folder
 
     @classmethod
-    def _find(cls, base: Path, request: _Request, waited_for: Path | None) -> Run | None:
+    def _find(cls, base: Path, request: RunRequest, waited_for: Path | None) -> Run | None:
         """Return the run to continue or to take as it is, locked unless another process holds it; else None."""
         job = request.origin.folder
         if waited_for is not None:
@@ -156,13 +118,17 @@ class Run:
         else:
             folders = sorted(path.parent for path in base.glob("*/run.json"))
         for folder in folders:
-            run = cls._try_resume(folder, request, take_finished=bool(job or waited_for))
+            try:
+                run = cls._try_resume(folder, request, take_finished=bool(job or waited_for))
+            except UsageError as error:  # another run's record must not keep this one from training
+                log.warning("warning: %s; the run is passed over", error)
+                continue
             if run is not None:
                 return run
         return None
 
     @classmethod
-    def _create(cls, base: Path, request: _Request) -> Run:
+    def _create(cls, base: Path, request: RunRequest) -> Run:
         """Create the folder of a new run with its ``run.json``, and return the run, locked."""
         config, split, origin = request.config, request.split, request.origin
         if origin.folder is None:
@@ -199,7 +165,7 @@ class Run:
         return run
 
     @classmethod
-    def _try_resume(cls, folder: Path, request: _Request, take_finished: bool) -> Run | None:
+    def _try_resume(cls, folder: Path, request: RunRequest, take_finished: bool) -> Run | None:
         """Return the run in ``folder`` if it is to be continued, locked unless another process holds it; else None."""
         if not (folder / "run.json").is_file():
             return None

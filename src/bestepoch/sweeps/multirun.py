@@ -13,6 +13,7 @@ from typing import Any
 from filelock import Timeout
 
 from bestepoch.base import files
+from bestepoch.base.config.overrides import quote_override
 from bestepoch.base.config.schema import Config
 from bestepoch.base.errors import UsageError, first_line
 from bestepoch.base.paths import display_path
@@ -31,7 +32,7 @@ class SweepMultirun:
 
     def __init__(self, overrides: list[str], first: Config) -> None:
         self.sweep, added = Sweep.from_overrides(overrides, first)
-        self.added_overrides: Sequence[str] = [*added, f"hydra.sweep.dir='{self.sweep.folder}'"]
+        self.added_overrides: Sequence[str] = [*added, f"hydra.sweep.dir={quote_override(str(self.sweep.folder))}"]
 
     def enter(self) -> None:
         """Change to the project."""

@@ -61,7 +61,7 @@ def _other_runs(run: Run) -> Iterator[Run]:
 def _lineage_key(run: Run) -> str:
     """Return a hash that is equal for runs that differ only in when training ends."""
     config = {key: value for key, value in run.info["config"].items() if key != "stopping"}
-    config["train"] = {"batch_size": config["train"]["batch_size"]}
+    config["train"] = {key: config["train"][key] for key in config["train"] if key not in ("epochs", "iterations")}
     return files.digest(config, run.info["data"]["checksum"], run.info["code"])
 
 

@@ -20,7 +20,8 @@ from bestepoch.base.shutdown import Interrupted, catch_stop_signals, exit_by_sig
 from bestepoch.components.data.split import Split
 from bestepoch.components.schedules.plan import TrainingPlan, make_plan
 from bestepoch.runs.journal import Journal
-from bestepoch.runs.run import Run, RunOrigin
+from bestepoch.runs.request import RunOrigin
+from bestepoch.runs.run import Run
 from bestepoch.runs.timing import SectionTimer, format_breakdown, peak_memory
 from bestepoch.training.distributed import DistributedContext
 from bestepoch.training.extend import extend_earlier_run

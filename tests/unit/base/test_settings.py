@@ -99,7 +99,8 @@ def said(text: str, *parts: str) -> None:
         ("model.activation=swish", ["model.activation = 'swish'", "'relu', 'gelu', 'tanh' or 'sigmoid'"]),
         ("device.name=gpu", ["device.name = 'gpu'", "'auto', 'cuda', 'mps' or 'cpu'"]),
         ("device.cuda_graphs=yes", ["device.cuda_graphs = 'yes'", "must be 'auto', true or false"]),
-        ("selection.mode=best", ["selection.mode = 'best'", "'min' or 'max'"]),
+        ("selection.mode=best", ["selection.mode = 'best'", "'auto', 'min' or 'max'"]),
+        ("selection.mode=max", ["mode = max would take the worst val/loss for the best: set mode=auto or mode=min"]),
         ("selection.metric=accuracy", ["selection.metric = 'accuracy'", "'val/loss', 'val/accuracy'"]),
         # wrong type
         ("train.epochs=abc", ["train.epochs = 'abc' is not allowed: must be a whole number"]),
@@ -217,6 +218,22 @@ def test_an_experiment_preset_is_a_menu_like_the_others(project: Path) -> None:
     said(complaint(["+experiment=hasti"]), "experiment = hasti is not in conf/experiment/", "Did you mean hasty?")
     said(complaint(["+experiment=hasty,slow"], True), "experiment = slow is not in conf/experiment/")
     said(complaint(["+experiment=hasty", "train.epochs=0"]), "train.epochs = 0", "at least 1")
+
+
+@pytest.mark.parametrize(("metric", "best"), [("val/loss", "min"), ("val/accuracy", "max"), ("seconds", "min")])
+def test_each_metric_knows_which_value_is_best(metric: str, best: str) -> None:
+    overrides = [f"selection.metric={metric}", "stopping=patience", f"stopping.metric={metric}"]
+    settings = compose.load_config(overrides, False)[1]
+    assert (settings.selection.mode, getattr(settings.stopping, "mode", None)) == (best, best)
+
+
+def test_a_stop_at_the_worst_value_is_refused() -> None:
+    error = complaint(["stopping=patience", "stopping.metric=val/accuracy", "stopping.mode=min"])
+    said(error, "mode = min would take the worst val/accuracy for the best: set mode=auto or mode=max")
+
+
+def test_threads_are_at_most_the_processors() -> None:
+    said(complaint(["device.threads=100000"]), "device.threads = 100000 is not allowed: must be at most")
 
 
 # ---------------------------------------------------------------- in a sweep
@@ -353,7 +370,7 @@ def test_epochs_that_are_given_as_well_are_left_alone(here: None) -> None:
         ("validation: 0.1", "validation: 1.5", ["split.validation = 1.5", "or a count of images (6000)"]),
         ("validation: 0.1", "validation: .inf", ["split.validation = inf", "or a count of images (6000)"]),
         ("metric: val/loss", "metric: val_loss", ["selection.metric = 'val_loss'", "'val/loss', 'val/accuracy'"]),
-        ("mode: min", "mode: lowest", ["selection.mode = 'lowest'", "'min' or 'max'"]),
+        ("mode: auto", "mode: lowest", ["selection.mode = 'lowest'", "'auto', 'min' or 'max'"]),
     ],
 )
 def test_a_mistake_in_params_yaml_is_explained(project: Path, old: str, new: str, parts: list[str]) -> None:

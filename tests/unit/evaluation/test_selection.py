@@ -297,7 +297,9 @@ def test_early_stopping_on_something_that_should_grow() -> None:
     menu = patience(2, metric="val/accuracy", mode="max")
     assert stopped_after(table([1.0] * 5, [0.5, 0.6, 0.55, 0.6, 0.9]), menu) == 4
     assert stopped_after(table([1.0] * 5, [0.5, 0.6, 0.55, 0.61, 0.9]), menu) is None
-    assert stopped_after(table([1.0] * 3, [0.9, 0.8, 0.7]), patience(2, metric="val/accuracy", mode="min")) is None
+    auto = patience(2, metric="val/accuracy", mode="auto")
+    assert auto.mode == "max"
+    assert stopped_after(table([1.0] * 3, [0.9, 0.8, 0.7]), auto) == 3
 
 
 def test_the_reason_names_the_metric_and_the_setting() -> None:

@@ -16,7 +16,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from bestepoch.base.config.types import Activation, Fraction, Metric, Mode, StrictModel
+from bestepoch.base.config.types import Activation, Fraction, MetricChoice, StrictModel
 
 log = logging.getLogger("bestepoch")
 # Old keys of `CnnConfig` that one more release accepts.
@@ -199,11 +199,9 @@ class NoStoppingConfig(StrictModel):
     name: Literal["none"]
 
 
-class EarlyStoppingConfig(StrictModel):
+class EarlyStoppingConfig(MetricChoice):
     """Fields shared by all early-stopping criteria."""
 
-    metric: Metric
-    mode: Mode
     min_delta: NonNegativeFloat
     relative: bool
     warmup_epochs: NonNegativeInt

@@ -23,6 +23,12 @@ def unescape_override(line: str) -> str:
     return re.sub(r"\\([{}:])", r"\1", line) if "$\\{" in line else line
 
 
+def quote_override(value: str) -> str:
+    """Return ``value`` as a quoted value of Hydra's override grammar, such as a path that holds an apostrophe."""
+    escaped = re.sub(r"(\\*)'", lambda match: match[1] * 2 + r"\'", value)
+    return f"'{escaped}'"
+
+
 def overrides_for_name(overrides: list[str]) -> list[str]:
     """Return, abbreviated, the overrides that the default run name does not already imply."""
     implied = ("data", "model", "optimizer", "seed", "publish")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
@@ -24,7 +25,7 @@ from pydantic_core import PydanticCustomError
 
 from bestepoch.base.config.data_sets import DataChoice
 from bestepoch.base.config.groups import AugmentChoice, ModelChoice, OptimizerChoice, SchedulerChoice, StoppingChoice
-from bestepoch.base.config.types import Fraction, Metric, Mode, PlainName, StrictModel, check_plain_name
+from bestepoch.base.config.types import Fraction, MetricChoice, PlainName, StrictModel, check_plain_name
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -109,11 +110,17 @@ class LossConfig(StrictModel):
     label_smoothing: Fraction
 
 
+def _check_threads(value: int) -> int:
+    if value > (cores := os.cpu_count() or value):
+        raise ValueError(f"must be at most {cores}, the processors of this machine")
+    return value
+
+
 class DeviceConfig(StrictModel):
     """Device, CPU threads, autocast precision and CUDA graphs."""
 
     name: Literal["auto", "cuda", "mps", "cpu"]
-    threads: PositiveInt | None
+    threads: Annotated[PositiveInt, AfterValidator(_check_threads)] | None
     precision: Literal["auto", "float32", "bfloat16"]
     cuda_graphs: Literal["auto", True, False]
 
@@ -124,11 +131,9 @@ def _check_odd(value: int) -> int:
     return value
 
 
-class SelectionConfig(StrictModel):
+class SelectionConfig(MetricChoice):
     """Choice of the best epoch; `smoothing` is the window of a centred average over epochs."""
 
-    metric: Metric
-    mode: Mode
     rule: Literal["best", "one_standard_error"]
     smoothing: Annotated[PositiveInt, AfterValidator(_check_odd)]
 

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 
 class StrictModel(BaseModel):
@@ -23,7 +19,37 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Activation = Literal["relu", "gelu", "tanh", "sigmoid"]
 Metric = Literal["train/epoch_loss", "val/loss", "val/accuracy", "epoch", "iteration", "lr", "seconds", "time"]
 """The columns of epochs.csv."""
-Mode = Literal["min", "max"]
+Mode = Literal["auto", "min", "max"]
+"""Which value of a metric is best; auto is the metric's own direction."""
+
+
+def best_direction(metric: str) -> Literal["min", "max"]:
+    """Return ``max`` for an accuracy and ``min`` for a loss and all other columns."""
+    return "max" if metric.endswith("accuracy") else "min"
+
+
+class MetricChoice(StrictModel):
+    """A column of epochs.csv and which of its values is best; ``mode`` is min or max once it is validated."""
+
+    metric: Metric
+    mode: Mode
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_mode(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("mode") == "auto" and isinstance(values.get("metric"), str):
+            return {**values, "mode": best_direction(values["metric"])}
+        return values
+
+    @model_validator(mode="after")
+    def _check_direction(self) -> Self:
+        best = best_direction(self.metric)
+        if self.mode != best and self.metric.endswith(("loss", "accuracy")):
+            raise PydanticCustomError(
+                "together",
+                f"mode = {self.mode} would take the worst {self.metric} for the best: set mode=auto or mode={best}",
+            )
+        return self
 
 
 def check_plain_name(value: str) -> str:

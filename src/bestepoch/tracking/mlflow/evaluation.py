@@ -62,7 +62,7 @@ def log_evaluation(
         Metric(key, value, _point_time(tracker.client, mlflow_run, key, value), 0, model_id=logged.model_id)
         for key, value in metrics.items()
     ]
-    tracker.client.log_batch(run_id, metrics=points)
+    tracker.client.log_batch(run_id, metrics=points, synchronous=True)
     return logged
 
 

@@ -92,9 +92,9 @@ class MlflowTracker:
             tags["mlflow.parentRunId"] = parent or mlflow_project_run_id()
         # A null setting is unused, such as train.iterations when train.epochs is set.
         params = [Param(k, str(v)) for k, v in flatten(info["config"]).items() if v is not None]
-        mlflow.log_batch(run_id, tags=[RunTag(k, str(v)) for k, v in tags.items()])
+        mlflow.log_batch(run_id, tags=[RunTag(k, str(v)) for k, v in tags.items()], synchronous=True)
         for i in range(0, len(params), MAX_PARAMS_PER_REQUEST):
-            mlflow.log_batch(run_id, params=params[i : i + MAX_PARAMS_PER_REQUEST])
+            mlflow.log_batch(run_id, params=params[i : i + MAX_PARAMS_PER_REQUEST], synchronous=True)
         data = info["data"]
         entity = Dataset(
             name=data["name"],
@@ -128,7 +128,9 @@ class MlflowTracker:
             for key in keys
         ]
         for i in range(0, len(metrics), MAX_METRICS_PER_REQUEST):
-            self.client.log_batch(self.cursor["run_id"], metrics=metrics[i : i + MAX_METRICS_PER_REQUEST])
+            self.client.log_batch(
+                self.cursor["run_id"], metrics=metrics[i : i + MAX_METRICS_PER_REQUEST], synchronous=True
+            )
 
     def close(self, status: str) -> None:
         """Log the resource metrics, the best epoch and the description, then end the run."""
@@ -147,7 +149,7 @@ class MlflowTracker:
             best = dict(self.run.info.get("best", {}))
             when = round(best.pop("time", 0) * 1000)  # time of the epoch, so that a repeated point is stored once
             metrics += [Metric(key, value, when, 0) for key, value in best.items()]
-            self.client.log_batch(self.cursor["run_id"], metrics=metrics)
+            self.client.log_batch(self.cursor["run_id"], metrics=metrics, synchronous=True)
             self.cursor["costs"] = ended
             set_description(self.client, self.cursor["run_id"], describe_run(self.run.info))
         name = {"finished": "FINISHED", "killed": "KILLED"}.get(status, "FAILED")
@@ -187,7 +189,7 @@ def make_tags(info: dict[str, Any]) -> dict[str, Any]:
         "data.checksum": data["checksum"],
         "device": info["environment"].get("device"),
         "host": info["environment"]["host"],
-        "git.dirty": str(git["dirty"]).lower(),
+        "git.dirty": "unknown" if git["dirty"] is None else str(git["dirty"]).lower(),
         "git.commit": git["commit"],
         "git.url": git.get("url"),
         "preset": info.get("preset"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
 import os
 from pathlib import Path
@@ -28,6 +29,14 @@ for _variable, _value in {
 logging.getLogger(MLFLOW_DATABASE_LOGGER).setLevel(logging.CRITICAL)
 
 
+def ensure_user_name() -> None:
+    """Give the process a user name where the system has none for its user, as in a container: MLflow asks for it."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = f"uid-{os.getuid()}"
+
+
 def store_uri() -> str:
     """Return ``MLFLOW_TRACKING_URI``, or ``mlflow.db`` in the main checkout; SQLite paths are absolute."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
@@ -50,6 +59,7 @@ def make_client(uri: str) -> Any:
     """Return an MLflow client; create a SQLite store if it does not exist."""
     from mlflow import MlflowClient
 
+    ensure_user_name()
     path = database_path(uri)
     if uri.startswith("sqlite:///") and not path.exists():
         (paths.main_checkout() / "runs").mkdir(exist_ok=True)
@@ -77,6 +87,9 @@ def ensure_experiment(mlflow: Any, uri: str, name: str) -> str:
             if mlflow.get_experiment_by_name(name) is None:  # not created by another process meanwhile
                 raise
         experiment = mlflow.get_experiment_by_name(name)
+    if experiment.lifecycle_stage == "deleted":  # in the UI; MLflow then refuses runs
+        mlflow.restore_experiment(experiment.experiment_id)
+        log.warning("warning: the experiment %s was deleted in MLflow; it is restored, with its runs", name)
     try:
         create_default_views(mlflow, experiment)
     except Exception as error:  # the server may deny permission; runs do not need the views

@@ -111,5 +111,7 @@ def log_study(experiment: str, folder: Path, parent: dict[str, str], metrics: di
         run_id = run.info.run_id
         client.set_terminated(run_id, "FINISHED")
     now = int(time.time() * 1000)
-    client.log_batch(run_id, metrics=[Metric(f"study/{key}", value, now, 0) for key, value in metrics.items()])
+    client.log_batch(
+        run_id, metrics=[Metric(f"study/{key}", value, now, 0) for key, value in metrics.items()], synchronous=True
+    )
     client.log_artifacts(run_id, str(folder), "study")
