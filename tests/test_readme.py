@@ -297,3 +297,8 @@ def test_what_a_page_points_to_is_there(name: str) -> None:
         assert name == "README.md" or target.parent == CHECKOUT / "docs", link
         if anchor:
             assert anchor in headings(target.read_text()), link
+
+
+def test_each_page_is_in_the_menu_of_the_site() -> None:
+    menu = re.findall(r"^  - .*: (\S+\.md)$", (CHECKOUT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(menu) == sorted(Path(name).name for name in PAGES if name != "README.md")
