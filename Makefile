@@ -67,6 +67,11 @@ format: dev  ## let ruff put the code in order
 ui: install  ## the MLflow UI and TensorBoard, on this machine alone
 	@python -m bestepoch.ui $(if $(PORT),PORT=$(PORT)) $(if $(TENSORBOARD_PORT),TENSORBOARD_PORT=$(TENSORBOARD_PORT))
 
+.PHONY: docs
+docs: install  ## the pages of docs/ as a site, in site/
+	python -m pip install --quiet --disable-pip-version-check -c requirements.txt --editable '.[docs]'
+	mkdocs build --strict
+
 tensorboard: PORT = 6006
 tensorboard: install  ## TensorBoard, on this machine alone
 	tensorboard --logdir runs --host 127.0.0.1 --port $(PORT)

@@ -1,4 +1,4 @@
-"""The benchmarks' tables in README.md and docs/scale.md, from benchmarks/results/; ``--write`` puts them there."""
+"""The benchmarks' tables in README.md and docs/, from benchmarks/results/; ``--write`` puts them there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from statistics import mean, median
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-README, SCALE, RECIPE = (HERE.parent / name for name in ("README.md", "docs/scale.md", "docs/recipe.md"))
+README = HERE.parent / "README.md"
+PERFORMANCE, SCALE, RECIPE = (HERE.parent / "docs" / f"{name}.md" for name in ("performance", "scale", "recipe"))
 VARIANTS = {
     "plain": "plain PyTorch loop, no tracking",
     "dataloader": "the same, a DataLoader with a process a core, transforms an image at a time",
@@ -29,6 +30,13 @@ OUTAGES = {
     "absent": "a server that is not there",
     "failing": "a server that answers 500",
     "hanging": "a server that never answers",
+}
+VICTIMS = {
+    "dvc": "`dvc`",
+    "dvc and its command": "`dvc` and its stage",
+    "its command": "the stage under `dvc`",
+    "everything": "all processes",
+    "the courier": "the tracking worker",
 }
 REPEATED = ("seed", "split.fold")  # what a search varies only to see how far one training can be trusted
 MODELS = {"mlp": "MLP", "cnn": "CNN"}
@@ -320,7 +328,7 @@ def kills(results: dict[str, Any]) -> str:
         rows = [results[way]["killed"].get(victim, {}) for way in ("shell", "dvc repro")]
         costs = ("points_lost", "points_doubled", "weights_differ")
         counts = [*(row.get("kills", 0) for row in rows), *(sum(row.get(key, 0) for row in rows) for key in costs)]
-        lines.append([victim, *map(str, counts)])
+        lines.append([VICTIMS.get(victim, victim), *map(str, counts)])
     during = Counter[str]()
     for way in results.values():
         during.update({phase: row["kills"] for phase, row in way["during"].items()})
@@ -328,8 +336,8 @@ def kills(results: dict[str, Any]) -> str:
         lines,
         f"{during.total()} kills at random moments (SIGKILL), up to ten of a run before it was let through: "
         f"{', '.join(f'{number} during {phase}' for phase, number in during.most_common())}. Made by "
-        f"`BESTEPOCH_KILLS={during.total()} BESTEPOCH_KILLS_OUT=benchmarks/results/kills.json pytest "
-        "tests/test_kills.py`.",
+        f"`BESTEPOCH_KILLS={during.total()} BESTEPOCH_KILLS_OUT=benchmarks/results/kills.json pytest -k "
+        "test_kills`.",
     )
 
 
@@ -426,7 +434,7 @@ def sums(results: dict[str, Any]) -> str:
     add("images of 224 × 224 × 3 in 16 GB: training", f"16·10⁹ ÷ ({memory['training']:,.0f} − 784 + {wide:,}) bytes",
         16e6 / each, "thousand")  # fmt: skip
     add("ImageNet's 1,281,167 training images", f"1,281,167 × {wide:,} bytes", 1281167 * wide / 1e9, "GB")
-    return _block(lines, "1 GB is 10⁹ bytes. Time an iteration and bytes of files: the README's tables.")
+    return _block(lines, "1 GB is 10⁹ bytes. Time an iteration and bytes of files: the tables of performance.md.")
 
 
 def replaced(page: Path, text: str | None = None) -> str:
@@ -466,7 +474,8 @@ def _block(lines: list[list[str]], note: str) -> str:
 
 # the tables of each page: the file of results that each is made from, and what makes it
 PAGES: dict[Path, dict[str, tuple[str, Callable[[dict[str, Any]], str]]]] = {
-    README: {made.__name__: (made.__name__, made) for made in (default, speed, tracking, flat, outages, sweeps, kills)}
+    README: {"default": ("default", default)},
+    PERFORMANCE: {made.__name__: (made.__name__, made) for made in (speed, tracking, flat, outages, sweeps, kills)}
     | {name: (name, default) for name in ("quick", "accurate")}
     | {"tracking-cnn": ("tracking-cnn", partial(tracking, out="tracking-cnn"))}
     | {"gpu": ("gpu", gpu), "gpu-updates": ("gpu", gpu_updates)},

@@ -1,4 +1,4 @@
-"""The pictures in the README: python docs/pictures.py
+"""The pictures in README.md and docs/: python docs/pictures.py
 
 Trains what they show, in a copy of the project: the pipeline, a sweep and a study (some minutes). Needs Chromium
 (Debian's package, or CHROMIUM=/path/to/it).

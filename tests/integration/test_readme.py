@@ -1,8 +1,9 @@
-"""Every command in the README does what it says, on a copy of the project with a small experiment."""
+"""The commands in README.md and docs/ do what the pages say, on a copy of the project with a small experiment."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import re
 import shlex
@@ -13,20 +14,38 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
+import yaml
 from mlflow import MlflowClient
 from PIL import Image, ImageDraw
 
 from live import CHECKOUT
 from pipeline import BIN, commit, edit, environment, fresh_copy, metrics, run, trainings
 
-README = (CHECKOUT / "README.md").read_text()
-COMMANDS = [
-    line.partition("#")[0].strip()
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-]
+PAGES = {
+    path.relative_to(CHECKOUT).as_posix(): path.read_text()
+    for path in (CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md")))
+}
+README = PAGES["README.md"]
+TYPED_ELSEWHERE = {"docs/team.md"}  # by test_team.py, on servers of its own
+
+
+def commands_of(page: str) -> Iterator[str]:
+    """Yield the commands of a page's ``sh`` blocks, but not of a block below ``<!-- needs ... -->``."""
+    for needs, block in re.findall(r"(<!-- needs .*? -->\n+)?^```sh\n(.*?)^```", page, re.DOTALL | re.MULTILINE):
+        if not needs:
+            yield from filter(None, (line.partition("#")[0].strip() for line in block.splitlines()))
+
+
+# each command once: README first, then the pages by name
+COMMANDS = list(
+    dict.fromkeys(
+        command for name, text in PAGES.items() if name not in TYPED_ELSEWHERE for command in commands_of(text)
+    )
+)
 SERVE = "mlflow models serve -m models:/bestepoch-mnist@champion --env-manager local --port 5001"
 SERVERS = {
     "make ui": "http://127.0.0.1:{port}/health",
@@ -54,12 +73,19 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_readme_names_each_way_in() -> None:
+def test_the_pages_name_each_way_in() -> None:
     for way in ("make repro", "make test", "dvc repro", "python -m bestepoch.train -m", "make ui", "mlflow run ."):
         assert any(command.startswith(way) for command in COMMANDS), way
 
 
-def test_the_commands_run_in_the_order_of_the_readme(project: Path) -> None:
+def test_a_block_that_needs_more_than_this_machine_is_not_run() -> None:
+    page = (
+        "```sh\na  # says a\n\nb\n```\n<!-- needs a cluster -->\n```sh\nc\n```\n```console\n$ d\n```\n```sh\ne\n```\n"
+    )
+    assert list(commands_of(page)) == ["a", "b", "e"]
+
+
+def test_the_commands_run_in_the_order_of_the_pages(project: Path) -> None:
     for command in COMMANDS:
         if command in NOT_HERE or command in SERVERS:
             continue
@@ -75,31 +101,35 @@ def test_the_commands_run_in_the_order_of_the_readme(project: Path) -> None:
             run(project, "git", "checkout", "-q", ".")
     assert metrics(project)["test_accuracy"] > 0.5
     assert (project / "image.28x28.png").is_file()
-    known = trainings(project)
-    assert {r.data.params.get("optimizer") for r in known} >= {"sgd", "adamw"}
-    parents = [r for r in known if r.data.tags.get("sweep") and "mlflow.parentRunId" not in r.data.tags]
-    jobs = [[r for r in known if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id] for parent in parents]
-    varied = [
-        {tuple(r.data.params.get(key) for key in ("optimizer", "optimizer.lr", "seed", "split.fold")) for r in children}
-        for children in jobs
+    check_what_was_trained(project)
+
+
+def check_what_was_trained(project: Path) -> None:
+    """The commands have made these runs, studies and presets, and no others; the searches on the page find runs."""
+    known = [r for r in trainings(project) if "optimizer.lr" in r.data.params]  # no run of a sweep or study itself
+    keys = ("optimizer", "optimizer.lr", "train.epochs", "seed", "split.fold")
+    trained: dict[str, list[tuple[str | None, ...]]] = {}
+    for r in known:
+        trained.setdefault(r.data.tags.get("sweep", ""), []).append(tuple(r.data.params.get(key) for key in keys))
+    assert sorted(trained.pop("")) == [
+        ("adamw", "0.005", "3", "0", None),  # the shell
+        ("adamw", "0.01", "1", "0", None),  # dvc repro
+        ("sgd", "0.05", "1", "0", None),  # mlflow run -e train
+        ("sgd", "0.05", "3", "0", None),  # dvc exp run
     ]
-    assert sorted(varied, key=str) == sorted(
-        [
-            {(name, lr, "0", None) for name in ("sgd", "adamw") for lr in ("0.01", "0.1")},
-            {("adamw", "0.001", str(seed), None) for seed in range(5)},
-            {("adamw", "0.01", "0", str(fold)) for fold in range(5)},
-            {("adamw", "0.01", str(seed), None) for seed in (0, 1)},  # joblib
-            {("adamw", "0.01", str(seed), None) for seed in (2, 3)},  # mlflow run
-        ],
-        key=str,
-    )
-    assert len(list((project / "runs").glob("*/*/study/study.json"))) == 4
-    assert len(list((project / "conf/experiment").glob("sgd-adamw-lr0.01-0.1-*.yaml"))) == 1, "promoted"
-    assert len(list((project / "runs/studies").glob("*/study.json"))) == 1
+    assert sorted(map(set, trained.values()), key=len) == [
+        {("adamw", "0.01", "1", str(seed), None) for seed in (2, 3)},  # mlflow run -e sweep
+        {(name, lr, "1", str(seed), None) for name, lr in (("adamw", "0.01"), ("sgd", "0.05")) for seed in (0, 1)},
+        {("adamw", "0.01", "1", "0", str(fold)) for fold in range(5)},  # cross-validation
+    ]
+    assert len(known) == 4 + 2 + 4 + 5
     assert all(r.info.status == "FINISHED" for r in known)
+    assert len(list((project / "runs/sweeps").glob("*/study/study.json"))) == 3
+    assert len(list((project / "runs/studies").glob("*/study.json"))) == 1
+    assert len(list((project / "conf/experiment").glob("sgd-adamw-*.yaml"))) == 1, "promoted"
     client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
     number = known[0].info.experiment_id
-    first, second = re.findall(r"^(?:params|metrics|tags)\..*$", README, re.MULTILINE)
+    first, second = re.findall(r"^(?:params|metrics|tags)\..*$", PAGES["docs/tracking.md"], re.MULTILINE)
     found = client.search_runs([number], first.replace("0.99", "0.5"))
     assert found
     assert all(r.data.params["optimizer"] == "adamw" and r.data.metrics["test/accuracy"] > 0.5 for r in found)
@@ -200,14 +230,75 @@ def test_each_target_of_make_is_in_its_help(project: Path) -> None:
         assert re.search(rf"^  make {target}\s+\S", shown, re.MULTILINE), target
 
 
-def test_the_menus_of_the_readme_are_those_of_conf() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", README, re.MULTILINE)
-    assert len(rows) == 6
-    for menu, text in rows:
-        named = set(re.findall(r"`(\w+)`", text.partition(", each")[0]))
-        assert named == {path.stem for path in (CHECKOUT / "conf" / menu).glob("*.yaml")}
+def test_the_readme_stays_short() -> None:
+    assert len(README.splitlines()) <= 200
 
 
-def test_what_the_readme_points_to_is_there() -> None:
-    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
-        assert (CHECKOUT / link).is_file(), link
+def load_generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("configuration", CHECKOUT / "docs/configuration.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_configuration_page_is_up_to_date() -> None:
+    page = PAGES["docs/configuration.md"]
+    assert load_generator().page(page) == page, "run: python docs/configuration.py"
+
+
+def test_the_configuration_page_has_each_setting_with_its_value() -> None:
+    def rows(values: Any, key: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(values, dict):
+            for name, value in values.items():
+                yield from rows(value, f"{key}.{name}" if key else name)
+        else:
+            yield key, values
+
+    page = PAGES["docs/configuration.md"]
+    files = [CHECKOUT / "params.yaml", CHECKOUT / "conf/config.yaml"]
+    groups = list(yaml.safe_load((CHECKOUT / "conf/config.yaml").read_text())["defaults"])
+    names = [name for line in groups if isinstance(line, dict) for name in line if "/" not in name]
+    of_options = [path for name in names for path in sorted((CHECKOUT / "conf" / name).glob("*.yaml"))]
+    assert len(of_options) > 20
+    for path in files + of_options:
+        group = path.parent.name if path in of_options else ""
+        for key, value in rows(yaml.safe_load(path.read_text()), group):
+            if key.split(".")[0] in ("defaults", "hydra") or key in names:
+                continue
+            if group != "data" and key.endswith(".name") and key != "device.name":
+                assert f"### `{group}={value}`\n" in page
+                continue
+            cells = re.findall(rf"^\| `{re.escape(key)}` \|.*\|(.*)\|(.+)\|$", page, re.MULTILINE)
+            assert cells, f"{path.name}: {key}"
+            assert all(meaning.strip() for _, meaning in cells), key
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                assert f"`{value}`" in [default.strip() for default, _ in cells], key
+
+
+def headings(page: str) -> set[str]:
+    """The anchors that both GitHub and the site give to a page's headings."""
+    text = re.sub(r"^```.*?^```", "", page, flags=re.DOTALL | re.MULTILINE)
+    found = set()
+    for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE):
+        of_github = re.sub(r"[^\w\s-]", "", title.lower()).replace(" ", "-")
+        if of_github == re.sub(r"[\s-]+", "-", of_github):  # the site makes one hyphen of several
+            found.add(of_github)
+    return found
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_what_a_page_points_to_is_there(name: str) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", PAGES[name]):
+        path, _, anchor = link.partition("#")
+        target = ((CHECKOUT / name).parent / path).resolve() if path else CHECKOUT / name
+        assert target.is_file(), link
+        # the site has the files of docs/ and no others
+        assert name == "README.md" or target.parent == CHECKOUT / "docs", link
+        if anchor:
+            assert anchor in headings(target.read_text()), link
+
+
+def test_each_page_is_in_the_menu_of_the_site() -> None:
+    menu = re.findall(r"^  - .*: (\S+\.md)$", (CHECKOUT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(menu) == sorted(Path(name).name for name in PAGES if name != "README.md")
