@@ -59,6 +59,7 @@ lint: dev  ## ruff, mypy and the direction of the imports
 	ruff format --check .
 	mypy
 	PYTHONPATH=src lint-imports
+	check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 format: dev  ## let ruff put the code in order
 	ruff check --fix .

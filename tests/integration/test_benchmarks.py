@@ -205,7 +205,9 @@ def first_layers_input_flops() -> int:
     return 2 * 12 * 12 * 32 * 25
 
 
-@pytest.mark.parametrize(("page", "block"), [("README", "kills"), ("SCALE", "sums"), ("RECIPE", "recipe-quick")])
+@pytest.mark.parametrize(
+    ("page", "block"), [("README", "default"), ("PERFORMANCE", "kills"), ("SCALE", "sums"), ("RECIPE", "recipe-quick")]
+)
 def test_the_pages_show_the_committed_results(tables: Any, page: str, block: str) -> None:
     path = getattr(tables, page)
     text = path.read_text()

