@@ -36,6 +36,19 @@ GIT = {
     "GIT_CONFIG_KEY_1": "core.hooksPath",
     "GIT_CONFIG_VALUE_1": os.devnull,
 }
+# the keys that every run.json has, for runs that no training made
+RECORD: dict[str, Any] = {
+    "name": "a-run",
+    "key": "0",
+    "fingerprint": "0",
+    "status": "finished",
+    "config": {},
+    "code": {},
+    "data": {},
+    "git": {},
+    "environment": {},
+    "started": 0.0,
+}
 CLOCK = {"time", "seconds"}  # the columns that no two runs have in common
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -96,6 +98,18 @@ def test_a_run_holds_its_configuration_and_overrides(project: Path) -> None:
     assert yaml.safe_load((run / "overrides.yaml").read_text()) == [*TRAIN]
     assert json.loads((run / "run.json").read_text())["config"]["train"] == config["train"]
     assert "local" not in live.git(project, "status", "--porcelain")
+
+
+def test_ctrl_c_ends_a_stage_that_waits_with_one_line(project: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        mirror = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with live.started(project, "fetch", "data=mnist", BESTEPOCH_MIRROR=mirror) as stage:
+            silent.settimeout(60)
+            silent.accept()[0].recv(100)  # it has asked, and waits
+            assert stage.signal(signal.SIGINT) == 130
+            printed = stage.printed()
+    assert printed.splitlines()[-1] == "bestepoch: stopped by Ctrl-C; the same command goes on from here"
+    assert "Traceback" not in printed
 
 
 @pytest.mark.parametrize(

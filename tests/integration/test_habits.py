@@ -233,3 +233,14 @@ def test_the_changelog_is_kept_in_its_format() -> None:
     for release in re.split(r"^## .+$", text, flags=re.MULTILINE)[1:]:
         named = re.findall(r"^### (.+)$", release, re.MULTILINE)
         assert named == [kind for kind in kinds if kind in named]
+
+
+def test_make_works_in_a_path_with_a_space(tmp_path: Path) -> None:
+    """Two words would be two targets: `make clean` removed `thesis/.venv` beside `thesis final`."""
+    for name in ("thesis", "thesis final"):
+        (tmp_path / name / ".venv").mkdir(parents=True)
+        shutil.copyfile(CHECKOUT / "Makefile", tmp_path / name / "Makefile")
+    run(tmp_path / "thesis final", "make", "clean")
+    assert sorted(path.parent.name for path in tmp_path.glob("*/.venv")) == ["thesis"]
+    planned = run(tmp_path / "thesis final", "make", "-n", "help")
+    assert "thesis" not in planned

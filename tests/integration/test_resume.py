@@ -150,7 +150,7 @@ def test_killed_when_a_part_is_delivered_nothing_is_delivered_twice(copy: Path, 
     is_tracked_once(copy)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_asked_to_stop_it_saves_says_how_to_go_on_and_does(
     number: signal.Signals, code: int, copy: Path, uninterrupted: Path
 ) -> None:
@@ -301,6 +301,20 @@ def test_a_run_that_another_process_holds_is_waited_for(
         first.update(status=end)
         first.close()
         assert second.result(timeout=30) == (old, True, True, end)
+
+
+def test_a_damaged_record_of_another_run_is_passed_over(
+    opened: Callable[..., tuple[Run, Path, dict[str, bytes]]], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", "bestepoch")
+    for name, text in (("0", "{"), ("1", "[]"), ("2", '{"status": "finished"}')):
+        Path(f"runs/{name}").mkdir()
+        Path(f"runs/{name}/run.json").write_text(text)
+    run, old, _ = opened()
+    assert run.resumed and run.folder == old
+    for name in ("0", "1", "2"):
+        assert f"warning: runs/{name}/run.json is " in caplog.text
+    assert caplog.text.count("the run is passed over") == 3
 
 
 def test_a_folder_whose_run_was_killed_before_it_had_a_record_is_used_again(

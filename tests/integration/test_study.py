@@ -40,7 +40,7 @@ def make(tmp_path: Path) -> Make:
         rows = [[i, 10 * i, 1.0 / i, loss, 1 - loss, 0.1, 1.0, 1e9 + i] for i, loss in enumerate(losses, 1)]
         with (folder / "epochs.csv").open("w", newline="") as file:
             csv.writer(file).writerows([EPOCH_COLUMNS, *rows])
-        files.write_json(folder / "run.json", {"name": name, "config": values, "status": "finished"})
+        files.write_json(folder / "run.json", {**live.RECORD, "name": name, "config": values})
         return Run.read(folder)
 
     return make_run

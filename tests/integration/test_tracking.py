@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import math
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -26,6 +28,7 @@ from bestepoch.runs.tables import Row
 from bestepoch.tracking.mlflow import store
 from bestepoch.tracking.mlflow.evaluation import log_evaluation
 from bestepoch.tracking.mlflow.run import MlflowTracker
+from bestepoch.tracking.mlflow.store import ensure_user_name
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tracking")]  # one process, so one training for all tests
 
@@ -529,3 +532,25 @@ def test_a_request_carries_as_many_metrics_as_mlflow_takes(
     epoch = {"epoch": 1.0, "time": 1.0, "val/loss": 0.1, "val/accuracy": 0.9, "train/epoch_loss": 0.2}
     tracker.write(rows(1, 1200), [epoch])
     assert sizes == [1000, 1000, 403]
+
+
+def test_points_are_stored_when_they_are_confirmed_and_a_deleted_experiment_is_restored(tmp_path: Path) -> None:
+    """Logging in the background, which the environment may ask for, would lose what an outage meets."""
+    project = live.with_store(live.with_split(live.project(tmp_path / "project")))
+    client = MlflowClient(tracking_uri=live.store(project))
+    client.delete_experiment(client.create_experiment("bestepoch"))
+    command = ("train", *live.SAMPLE, "model=mlp", "model.hidden=[8]", "train.epochs=1")
+    printed = live.run(project, *command, MLFLOW_ENABLE_ASYNC_LOGGING="true")
+    assert "warning: the experiment bestepoch was deleted in MLflow; it is restored, with its runs\n" in printed
+    (run,) = live.mlflow_runs(client)
+    assert live.mlflow_points(client, run.info.run_id) == live.journal_points(live.only_run(project))
+
+
+def test_a_user_without_a_name_gets_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setenv("LOGNAME", "")  # so that it is as before in the end
+    monkeypatch.setattr(getpass, "getuser", nobody)
+    ensure_user_name()
+    assert os.environ["LOGNAME"] == f"uid-{os.getuid()}"

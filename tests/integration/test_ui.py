@@ -107,3 +107,11 @@ def test_of_a_server_with_its_own_ui_the_links_are_named(tmp_path: Path) -> None
     assert (
         f"{server.address}/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=best-epochs" in printed
     )
+
+
+@pytest.mark.slow
+def test_a_store_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    nowhere = f"http://someone:secret@127.0.0.1:{live.free_port()}"
+    printed = live.run(live.project(tmp_path), "ui", code=2, MLFLOW_TRACKING_URI=nowhere)
+    assert printed.startswith("bestepoch: http://") and " does not answer: " in printed
+    assert "Traceback" not in printed and "secret" not in printed

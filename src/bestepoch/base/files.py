@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,6 +61,30 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+@contextlib.contextmanager
+def staged_folder(out: Path) -> Iterator[Path]:
+    """Context manager that yields an empty folder beside ``out`` and at the end renames its files into ``out``.
+
+    A file of ``out`` may be a link into DVC's cache: it is replaced, never opened for writing. After an error ``out``
+    is unchanged. Files are renamed in the order of their times, so the one that was written last is the last.
+    """
+    import psutil
+
+    for old in out.parent.glob(f".{out.name}.*.partial"):  # of a process that was killed
+        if not psutil.pid_exists(int(old.suffixes[-2][1:])):
+            shutil.rmtree(old, ignore_errors=True)
+    staging = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        out.mkdir(exist_ok=True)
+        for path in sorted(staging.iterdir(), key=lambda path: path.stat().st_mtime_ns):
+            path.replace(out / path.name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def remove_partial(folder: Path) -> None:

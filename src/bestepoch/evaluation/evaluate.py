@@ -78,11 +78,11 @@ def evaluate_run(config: Config, source: Path, out: Path, split: Split) -> dict[
         "diagnosis": {"kind": diagnosis.kind, "epoch": diagnosis.epoch, **diagnosis.evidence},
     }
 
-    out.mkdir(parents=True, exist_ok=True)
-    write_table(out / "predictions.csv", ["index", "actual", "predicted", "confidence"], tested.rows())
-    checkpoint.save(out / MODEL_FILE, model_file)
-    report.write_report(out, report.Report(run, source, metrics, selection, stopping, diagnosis, tested))
-    files.write_json(out / "metrics.json", metrics)
+    with files.staged_folder(out) as staging:
+        write_table(staging / "predictions.csv", ["index", "actual", "predicted", "confidence"], tested.rows())
+        checkpoint.save(staging / MODEL_FILE, model_file)
+        report.write_report(staging, report.Report(run, source, metrics, selection, stopping, diagnosis, tested))
+        files.write_json(staging / "metrics.json", metrics)
     numbers, probabilities = [int(row["epoch"]) for row in epochs], logits.double().softmax(1).numpy()
     context = EvaluationContext(run, source, split, numbers, int(best["epoch"]), tested, probabilities)
     version = _log_to_trackers(config, context, out, network, images[:2], metrics)

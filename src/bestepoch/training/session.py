@@ -75,12 +75,14 @@ def train(config: Config, split: Split, session: Session | None = None) -> Run:
         SystemExit: a signal came; the state is saved, and the same call continues from there.
     """
     from bestepoch.training.device import choose_device, resolve_auto
+    from bestepoch.training.memory import check_memory
 
     session = session or Session()
     context = session.context
     plan = make_plan(split.values["sizes"]["train"], config.train)
     device = choose_device(config.device, context)
     config = resolve_auto(config, device, context)
+    check_memory(config, split, device)
     origin = RunOrigin(session.overrides, session.folder, context.size, context.launch_command)
     run = Run.open(config, split, device.type, origin)
     _log_heading(run, split, plan, config.device.cuda_graphs is True)

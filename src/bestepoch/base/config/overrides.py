@@ -25,7 +25,8 @@ def unescape_override(line: str) -> str:
 
 def quote_override(value: str) -> str:
     """Return ``value`` as a quoted value of Hydra's override grammar, such as a path that holds an apostrophe."""
-    escaped = re.sub(r"(\\*)'", lambda match: match[1] * 2 + r"\'", value)
+    # backslashes count as such except before a quote, where each is doubled
+    escaped = re.sub(r"(\\*)('|\Z)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
     return f"'{escaped}'"
 
 
