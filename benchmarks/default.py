@@ -80,7 +80,7 @@ def training(
         "precision": info["config"]["device"]["precision"],
         "seconds": seconds,
         "start": float(re.findall(r"^start +(\S+) s", said, re.MULTILINE)[0]),
-        "spent": info["spent"],
+        "spent": info["time_by_section"],
         "ends": ends,
         "epochs_test_accuracy": tested(folder, run, len(ends), data, device),
     }

@@ -127,7 +127,7 @@ def jobs(sweep: Path, asked: list[str]) -> tuple[list[dict[str, Any]], str]:
                 "settings": {key: each[key] for key in varied},
                 "errors": round((1 - float(last["val/accuracy"])) * held_out),
                 "held_out": held_out,
-                "seconds": round(sum(info["spent"].values()) - info["spent"]["startup"], 2),
+                "seconds": round(sum(info["time_by_section"].values()) - info["time_by_section"]["startup"], 2),
             }
         )
     found.sort(key=lambda job: [lists[key].index(value) for key, value in job["settings"].items()])

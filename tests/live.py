@@ -39,7 +39,7 @@ GIT = {
 # the keys that every run.json has, for runs that no training made
 RECORD: dict[str, Any] = {
     "name": "a-run",
-    "key": "0",
+    "uuid": "0",
     "fingerprint": "0",
     "status": "finished",
     "config": {},

@@ -87,7 +87,7 @@ def test_the_age_of_a_process_counts_from_its_start() -> None:
 
 
 def test_the_parts_add_up_to_the_wall_time(long: Watched) -> None:
-    spent = long.info["spent"]
+    spent = long.info["time_by_section"]
     assert set(spent) == set(SECTIONS)
     assert all(seconds > 0 for seconds in spent.values())
     assert sum(spent.values()) == pytest.approx(long.seconds, rel=WITHIN)
@@ -98,9 +98,9 @@ def test_they_are_printed_in_the_end_with_the_memory(long: Watched) -> None:
     whole, _, rest = line.removeprefix("time").strip().partition(" s: ")
     parts, _, memory = rest.partition("; ")
     assert {name: float(value) for name, value in (part.rsplit(" ", 1) for part in parts.split(", "))} == {
-        shown: round(long.info["spent"][account], 1) for account, shown in SECTIONS.items()
+        shown: round(long.info["time_by_section"][account], 1) for account, shown in SECTIONS.items()
     }
-    assert float(whole) == round(sum(long.info["spent"].values()), 1)
+    assert float(whole) == round(sum(long.info["time_by_section"].values()), 1)
     assert memory == f"{long.info['peak_memory'] / 1e6:,.0f} MB at the peak"
     assert 100e6 < long.info["peak_memory"] < 2e9
 
@@ -109,13 +109,13 @@ def test_the_first_iteration_is_told(long: Watched) -> None:
     (line,) = [line for line in long.said if line.startswith("start ")]
     told = re.fullmatch(r"start    (\d+\.\d) s from the command to the first iteration", line)
     assert told is not None
-    assert float(told[1]) == pytest.approx(long.info["spent"]["startup"], abs=0.1)
+    assert float(told[1]) == pytest.approx(long.info["time_by_section"]["startup"], abs=0.1)
 
 
 def test_mlflow_has_them(long: Watched, project: Path) -> None:
     client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
     metrics = client.get_run(long.info["mlflow"]["run_id"]).data.metrics
-    for account, seconds in long.info["spent"].items():
+    for account, seconds in long.info["time_by_section"].items():
         # of tracking, the moment between the tracker's last word and its being heard is missing
         assert metrics[f"time/{account}"] == pytest.approx(seconds, abs=1.0 if account == "tracking" else 1e-6)
     assert metrics["time/total"] == pytest.approx(long.seconds, rel=WITHIN)
@@ -148,8 +148,8 @@ def test_of_a_run_that_was_interrupted_the_parts_of_both_attempts_are_told(proje
     assert any("(resumed)" in line for line in second.said)
     whole, startup = (float(value) for value in first.groups())
     # what the first attempt spent after its last state, on ending the trackers' runs, is not in that state
-    assert startup + 0.2 < second.info["spent"]["startup"]
-    assert second.seconds < sum(second.info["spent"].values()) <= second.seconds * (1 + WITHIN) + whole
+    assert startup + 0.2 < second.info["time_by_section"]["startup"]
+    assert second.seconds < sum(second.info["time_by_section"].values()) <= second.seconds * (1 + WITHIN) + whole
 
 
 def test_memory_does_not_grow_with_the_epochs(long: Watched, project: Path) -> None:

@@ -178,8 +178,8 @@ def test_more_epochs_go_on_from_what_is_there_and_end_with_the_same_bits(
     command = (*menu, *longer, "train.epochs=6")
     now = here.trained(*command)
     is_the_same(now, uninterrupted(*command))
-    assert f"begins   with the {done} iterations of runs/{old.name}" in caplog.text
-    assert now.info["continues"] == {"run": old.name, "iteration": done}
+    assert f"reused   with the {done} iterations of runs/{old.name}" in caplog.text
+    assert now.info["extended_from"] == {"run": old.name, "iteration": done}
     assert content(old.folder) == untouched
     rates = [row["lr"] for row in live.table(now.folder / "iterations.csv")]
     assert len(set(rates)) > 2, "a rate that changes would be a better test"
@@ -201,7 +201,7 @@ def test_an_epoch_that_was_cut_short_is_finished_not_kept(
     # the last state before the cut, where there is one
     whole = int(first.partition("=")[2])
     kept = whole - 1 if every == EVERY_ITERATION else whole // PER_EPOCH * PER_EPOCH
-    assert now.info.get("continues", {}).get("iteration", 0) == kept
+    assert now.info.get("extended_from", {}).get("iteration", 0) == kept
 
 
 @pytest.mark.parametrize("scheduler", ["onecycle", "cosine"])
@@ -214,7 +214,7 @@ def test_a_rate_that_is_spread_over_the_plan_begins_anew_and_says_why(
     untouched = content(old.folder)
     now = here.trained(*menu, "train.epochs=6")
     is_the_same(now, uninterrupted(*menu, "train.epochs=6"))
-    assert "continues" not in now.info
+    assert "extended_from" not in now.info
     assert content(old.folder) == untouched
     entry = compose.load_config([*TRAIN, *menu], False)[1].scheduler
     # the first rate is the peak's share in both
@@ -237,7 +237,7 @@ def test_a_longer_patience_goes_on_where_a_shorter_one_stopped(
     is_the_same(now, uninterrupted(*command))
     # the same plan has the same rates, whatever the scheduler
     allowed = epochs == 4 or scheduler == "scheduler=constant"
-    assert now.info.get("continues") == ({"run": old.name, "iteration": 18} if allowed else None)
+    assert now.info.get("extended_from") == ({"run": old.name, "iteration": 18} if allowed else None)
 
 
 @pytest.mark.parametrize("done", [18, 22])
@@ -286,7 +286,7 @@ def test_what_changes_the_numbers_never_goes_on_and_after_an_interruption_it_is_
         given = (*common, changed)
     caplog.clear()
     now, _ = here.opened(*given, data=data)
-    assert "continues" not in now.info
+    assert "extended_from" not in now.info
     assert not (now.folder / "state").exists()
     assert not (now.folder / "iterations.csv").exists()
     assert content(old.folder) == untouched
@@ -309,7 +309,7 @@ def test_a_run_that_is_being_trained_lends_nothing_and_is_not_called_interrupted
     old = here.killed(13, "scheduler=constant", "train.epochs=3")
     with FileLock(old.folder / ".lock"):
         now, _ = here.opened("scheduler=constant", "train.epochs=6")
-    assert "continues" not in now.info
+    assert "extended_from" not in now.info
     assert "interrupted" not in caplog.text
 
 
@@ -428,7 +428,7 @@ def test_both_trackers_have_each_step_once_in_the_new_run_and_the_old_one_stays(
     old, client = live.only_run(folder), MlflowClient(tracking_uri=live.store(folder))
     (before,) = live.mlflow_runs(client)
     untouched = content(old)
-    assert "begins   with the 82 iterations of" in live.run(folder, "train", *common, "train.epochs=4")
+    assert "reused   with the 82 iterations of" in live.run(folder, "train", *common, "train.epochs=4")
     runs = {run.info.run_name: run for run in live.mlflow_runs(client)}
     assert runs.pop(old.name).to_dictionary() == before.to_dictionary()
     assert content(old) == untouched
@@ -439,4 +439,4 @@ def test_both_trackers_have_each_step_once_in_the_new_run_and_the_old_one_stays(
     assert live.mlflow_points(client, run.info.run_id) == points
     assert live.tensorboard_points(folder / "runs" / name) == live.as_float32(points)
     noted = json.loads((folder / "runs" / name / "run.json").read_text())
-    assert noted["continues"] == {"run": old.name, "iteration": 82}
+    assert noted["extended_from"] == {"run": old.name, "iteration": 82}

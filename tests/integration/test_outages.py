@@ -169,7 +169,7 @@ def is_whole(copy: Path, uri: str, untracked: Weights) -> None:
     assert [step for step, _ in points["val/loss"]] == list(range(1, EPOCHS + 1))
     assert live.weights(folder) == untracked
     assert json.loads((folder / "run.json").read_text())["status"] == "finished"
-    key = json.loads((folder / "run.json").read_text())["key"]
+    key = json.loads((folder / "run.json").read_text())["uuid"]
     (run,) = (run for run in live.mlflow_runs(client) if run.data.tags["bestepoch.key"] == key)
     assert (run.info.run_name, run.info.status) == (folder.name, "FINISHED")
     assert live.mlflow_points(client, run.info.run_id) == points
@@ -341,7 +341,7 @@ def test_a_courier_that_dies_again_and_again_leaves_the_rest_to_sync_and_is_not_
         courier.kill()
     slow.until(lambda: not live.couriers(slow))
     assert slow.end() == 0, slow.printed()
-    assert json.loads((live.only_run(copy) / "run.json").read_text())["spent"]["tracking"] < 50
+    assert json.loads((live.only_run(copy) / "run.json").read_text())["time_by_section"]["tracking"] < 50
     assert "Traceback" not in slow.printed()
     is_synced_as_told(slow, copy, "MLflow", "TensorBoard")
     is_whole(copy, live.store(copy), untracked)

@@ -37,5 +37,5 @@ def test_a_preset_keeps_its_promise(name: str, tmp_path: Path) -> None:
     run = live.only_run(folder)
     live.run(folder, "evaluate", f"run=runs/{run.name}")
     assert json.loads((run / "evaluate/metrics.json").read_text())["test_accuracy"] >= float(least) / 100, printed
-    spent = json.loads((run / "run.json").read_text())["spent"]
+    spent = json.loads((run / "run.json").read_text())["time_by_section"]
     assert sum(spent.values()) - spent["startup"] < SLOWER * float(seconds)

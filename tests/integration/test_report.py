@@ -210,7 +210,7 @@ def test_the_verdict_is_that_of_the_metrics(page: str, metrics: dict[str, Any], 
     )
     assert verdict in content.text
     assert content.by_id["ece"] == f"{metrics['test_ece']:.4f}"
-    told = re.search(r"^verdict  (.+)\ntry      (.+)  (\S.*)$", said, re.MULTILINE)
+    told = re.search(r"^verdict  (.+)\nsuggest  (.+)  (\S.*)$", said, re.MULTILINE)
     assert told
     sentence, suggestion, override = told.groups()
     assert " ".join(content.by_id["diagnosis"].split()) == f"{sentence} Try: {suggestion} {override}"
@@ -284,7 +284,7 @@ def test_the_times_are_the_recorded_ones(page: str, trained: Path) -> None:
     text = Content(page).text
     assert f"training {math.fsum(float(row['seconds']) for row in epochs):.1f} s," in text
     assert f"start to end {info['ended'] - info['started']:.1f} s" in text
-    assert f"of the command {timing.format_breakdown(info['spent'], info['peak_memory'])}" in text
+    assert f"of the command {timing.format_breakdown(info['time_by_section'], info['peak_memory'])}" in text
     assert re.search(r"testing \d+\.\d s, 500 images, once", text)
 
 

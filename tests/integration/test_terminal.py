@@ -92,7 +92,7 @@ def test_the_progress_line_fits_the_terminal(project: Path, width: int, there: l
 
 def test_labels_are_bold_on_a_terminal_alone(project: Path) -> None:
     shown = on_a_terminal(project, "train.epochs=1", "seed=1")
-    for label in ("run", "plan", "device", "time", "verdict", "try", "test it", "compare"):
+    for label in ("run", "plan", "device", "time", "verdict", "suggest", "evaluate", "compare"):
         assert f"\x1b[1;36m{label}\x1b[0m " in shown
     assert "make ui" in shown and "python -m bestepoch.evaluate run=runs/" in shown
     for seed, name in enumerate(("NO_COLOR", "CI"), 2):

@@ -252,7 +252,7 @@ class Evaluated:
 
 
 def evaluate(trained: Trained) -> Evaluated:
-    (line,) = [line for line in trained.printed.splitlines() if line.startswith("test it")]
+    (line,) = [line for line in trained.printed.splitlines() if line.startswith("evaluate ")]
     assert line.split(maxsplit=2)[2] == f"python -m bestepoch.evaluate run=runs/{trained.folder.name}"
     printed = live.run(trained.project, *line.split("bestepoch.")[1].split())
     assert "warning" not in printed
@@ -528,7 +528,7 @@ def test_a_request_carries_as_many_metrics_as_mlflow_takes(
     tracker: MlflowTracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    monkeypatch.setattr(tracker.client, "log_batch", lambda run_id, metrics: sizes.append(len(metrics)))
+    monkeypatch.setattr(tracker.client, "log_batch", lambda run_id, metrics, synchronous: sizes.append(len(metrics)))
     epoch = {"epoch": 1.0, "time": 1.0, "val/loss": 0.1, "val/accuracy": 0.9, "train/epoch_loss": 0.2}
     tracker.write(rows(1, 1200), [epoch])
     assert sizes == [1000, 1000, 403]

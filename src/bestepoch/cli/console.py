@@ -48,7 +48,7 @@ def download_progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def highlight_label(line: str) -> str:
     """Return a log line with its label in bold colour on an interactive terminal."""
-    label = re.match(r"[a-z]+(?= {2,})|WARNING(?=  )|warning(?=: )|[a-z]+ [a-z]+(?=  )", line)
+    label = re.match(r"(?:evaluate|pipeline)(?= )|[a-z]+(?= {2,})|WARNING(?=  )|warning(?=: )", line)
     if label is None or not is_interactive() or os.environ.get("NO_COLOR"):
         return line
     colour = "33" if label[0].lower() == "warning" else "36"

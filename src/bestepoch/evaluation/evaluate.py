@@ -91,7 +91,7 @@ def evaluate_run(config: Config, source: Path, out: Path, split: Split) -> dict[
     if version:
         log.info("model    %s", version)
     log.info("verdict  %s", diagnosis.sentence)
-    log.info("try      %s  %s", diagnosis.suggestion, diagnosis.override)
+    log.info("suggest  %s  %s", diagnosis.suggestion, diagnosis.override)
     if split.offline_sample:
         log.warning("WARNING  this is %s, which stands in for %s", split.name, split.requested)
     log.info("report   %s", display_path(out / "report.html"))
@@ -104,7 +104,7 @@ def _log_results(metrics: dict[str, Any], selection: SelectionConfig) -> None:
     log.info("best     epoch %d of %d, by %s%s", metrics["best_epoch"], metrics["last_epoch"], selection.metric, rule)
     if (second := metrics.get("runner_up")) is not None:
         log.info(
-            "next     epoch %d, by %+.2g (95%% interval %+.2g to %+.2g): %s",
+            "second   epoch %d, by %+.2g (95%% interval %+.2g to %+.2g): %s",
             second["epoch"], second["difference"], second["low"], second["high"],
             "more than noise" if second["more_than_noise"] else "not more than noise",
         )  # fmt: skip

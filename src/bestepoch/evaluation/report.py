@@ -103,9 +103,16 @@ def write_report(out: Path, report: Report) -> None:
         confidence=float(tested.confidence.mean()),
         seconds=math.fsum(row["seconds"] for row in epochs),
         testing=tested.seconds,
-        costs=timing.format_breakdown(run.info["spent"], run.info.get("peak_memory")) if "spent" in run.info else None,
+        costs=_describe_times(run.info),
     )
     files.write_atomic(out / "report.html", page)
+
+
+def _describe_times(info: dict[str, Any]) -> str | None:
+    """Return where the time of the training command went, or None for a run that has not ended."""
+    if "time_by_section" not in info:
+        return None
+    return timing.format_breakdown(info["time_by_section"], info.get("peak_memory"))
 
 
 def _format_loss(value: float | None) -> str:

@@ -16,7 +16,7 @@ class RunRecord(BaseModel):
     """The keys of ``run.json`` that every run has from its beginning; more are allowed."""
 
     name: str
-    key: str
+    uuid: str
     fingerprint: str
     status: Literal["running", "finished", "killed", "failed"]
     config: dict[str, Any]
@@ -27,6 +27,16 @@ class RunRecord(BaseModel):
     started: float
 
 
+# Keys of earlier versions, and what they are called now.
+RENAMED_KEYS = {
+    "spent": "time_by_section",
+    "asked": "finish_requested_at",
+    "key": "uuid",
+    "preset": "experiment",
+    "continues": "extended_from",
+}
+
+
 def read_record(folder: Path) -> dict[str, Any]:
     """Return the content of ``run.json`` in the folder of a run.
 
@@ -35,6 +45,8 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     path = folder / "run.json"
     info: dict[str, Any] = files.read_json(path, "python -m bestepoch.train")
+    if isinstance(info, dict):
+        info = {RENAMED_KEYS.get(key, key): value for key, value in info.items()}
     try:
         RunRecord.model_validate(info)
     except ValidationError as error:

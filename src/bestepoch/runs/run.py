@@ -138,11 +138,11 @@ class Run:
         run = cls(folder, {}, _lock=lock)
         run.update(
             name=folder.name,
-            key=uuid.uuid4().hex,
+            uuid=uuid.uuid4().hex,
             fingerprint=request.fingerprint,
             status="running",
             command="dvc repro" if config.publish else identity.format_command(origin.launch_command, origin.overrides),
-            preset=identity.find_preset(origin.overrides),
+            experiment=identity.find_preset(origin.overrides),
             config=request.values,
             code=request.code,
             data={

@@ -51,7 +51,7 @@ def promote(config: Config) -> None:
     log.info("")
     log.info("preset   %s", paths.display_path(preset))
     log.info("again    python -m bestepoch.train +experiment=%s", folder.name)
-    log.info("as well  %s", _dvc_command(run))
+    log.info("pipeline %s", _dvc_command(run))
 
 
 def _preset_path(folder: Path) -> Path:

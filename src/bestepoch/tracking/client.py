@@ -166,8 +166,8 @@ class RunTracking:
         """
         if self.worker is None:
             return {}
-        keys = ("ended", "reason", "best", "verdict", "stopped", "spent", "peak_memory")
-        info = {key: self.run.info[key] for key in keys if key in self.run.info} | {"asked": time.time()}
+        keys = ("ended", "reason", "best", "verdict", "stopped", "time_by_section", "peak_memory")
+        info = {key: self.run.info[key] for key in keys if key in self.run.info} | {"finish_requested_at": time.time()}
         cursors = self.worker.close(self.run.folder, self.config.drain_seconds, status, **info)
         for name in self.worker.trackers:
             if name not in cursors:

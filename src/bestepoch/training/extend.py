@@ -104,8 +104,8 @@ def _copy_prefix(run: Run, other: Run, config: Config, plan: TrainingPlan) -> bo
         _link(other.folder, run.folder, str(path.relative_to(other.folder)))
     finally:
         other.close()
-    run.update(continues={"run": other.name, "iteration": done})
-    log.info("begins   with the %s iterations of %s", f"{done:,}", paths.display_path(other.folder))
+    run.update(extended_from={"run": other.name, "iteration": done})
+    log.info("reused   with the %s iterations of %s", f"{done:,}", paths.display_path(other.folder))
     return True
 
 

@@ -139,7 +139,7 @@ def _train_and_record(config: Config, split: Split, device: Any, run: Run, sessi
         try:
             journal.close()
         finally:
-            run.info.update(status=status, ended=time.time(), spent=timer.read(), peak_memory=peak_memory())
+            run.info.update(status=status, ended=time.time(), time_by_section=timer.read(), peak_memory=peak_memory())
             if status == "killed":
                 # the same command may be waiting already, and a tracker may take long for the rest
                 run.update()
@@ -148,7 +148,7 @@ def _train_and_record(config: Config, split: Split, device: Any, run: Run, sessi
             spent = timer.read()
             # last: a kill while a tracker takes the rest leaves a run that the same command continues
             if run.is_locked or (run.lock() and run.status == status):
-                run.update(**recorded, spent=spent)
+                run.update(**recorded, time_by_section=spent)
             log.info("time     %s", format_breakdown(spent, peak_memory()))
     return signum
 

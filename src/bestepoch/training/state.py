@@ -44,7 +44,7 @@ class TrainingState:
             torch.cuda.set_rng_state(rng_state["cuda_rng"])
         for name in ("iteration", "evaluated", "seconds"):
             setattr(self, name, saved[name])
-        self.timer.merge(saved["spent"])
+        self.timer.merge(saved["time_by_section"])
         return True
 
     def save(self, folder: Path | None) -> None:
@@ -67,7 +67,7 @@ class TrainingState:
             "iteration": self.iteration,
             "evaluated": self.evaluated,
             "seconds": self.seconds,
-            "spent": self.timer.read(),
+            "time_by_section": self.timer.read(),
             **(rng_state if self.context.size == 1 else {"processes": rng_states}),
         }
         checkpoint.save_state(folder, self.iteration, state)

@@ -30,6 +30,11 @@ def test_a_whole_record_is_read(tmp_path: Path) -> None:
     assert Run.read(written(tmp_path, json.dumps(WHOLE | {"more": 1}))).info == WHOLE | {"more": 1}
 
 
+def test_the_keys_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    old = {key: value for key, value in WHOLE.items() if key != "uuid"} | {"key": "k", "spent": {"data": 1.0}}
+    assert Run.read(written(tmp_path, json.dumps(old))).info == {**WHOLE, "uuid": "k", "time_by_section": {"data": 1.0}}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

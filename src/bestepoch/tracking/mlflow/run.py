@@ -72,7 +72,7 @@ class MlflowTracker:
 
     def _find_or_create(self, mlflow: Any) -> str:
         """Return the id of the MLflow run with this run's key: an attempt may be killed before it saves the id."""
-        experiment_id, key = ensure_experiment(mlflow, self.uri, self.experiment), self.run.info["key"]
+        experiment_id, key = ensure_experiment(mlflow, self.uri, self.experiment), self.run.info["uuid"]
         runs = mlflow.search_runs([experiment_id], f"tags.`bestepoch.key` = '{key}'", max_results=1)
         if not runs:
             started = int(self.run.info["started"] * 1000)
@@ -172,11 +172,11 @@ def set_description(mlflow: Any, run_id: str, text: str) -> None:
 
 def resource_metrics(info: dict[str, Any]) -> dict[str, float]:
     """Return a run's time by section and in total (s) and its peak memory (MB); empty before the run ends."""
-    if "spent" not in info:
+    if "time_by_section" not in info:
         return {}
-    times = dict(info["spent"])
-    if "asked" in info:  # the trainer has been waiting for the trackers since then
-        times["tracking"] += time.time() - info["asked"]
+    times = dict(info["time_by_section"])
+    if "finish_requested_at" in info:  # the trainer has been waiting for the trackers since then
+        times["tracking"] += time.time() - info["finish_requested_at"]
     metrics = {f"time/{section}": seconds for section, seconds in times.items()} | {"time/total": sum(times.values())}
     return metrics | ({"memory/peak_mb": info["peak_memory"] / 1e6} if info.get("peak_memory") else {})
 
@@ -192,13 +192,13 @@ def make_tags(info: dict[str, Any]) -> dict[str, Any]:
         "git.dirty": "unknown" if git["dirty"] is None else str(git["dirty"]).lower(),
         "git.commit": git["commit"],
         "git.url": git.get("url"),
-        "preset": info.get("preset"),
+        "preset": info.get("experiment"),
         "mlflow.source.git.commit": git["commit"],
         "mlflow.source.name": info["command"],
         "mlflow.source.type": "LOCAL",
         "mlflow.user": getpass.getuser(),
         "dvc.data": data.get("dvc"),
-        "continues": info.get("continues", {}).get("run"),
+        "continues": info.get("extended_from", {}).get("run"),
         "offline_sample": f"stands in for {data['requested']}" if data["name"] != data["requested"] else None,
     }
     return {key: value for key, value in tags.items() if value is not None}
