@@ -4,8 +4,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# what pip would do on one core; files for another Python are passed over, as it does
-COMPILE = @$(BIN)/python -m compileall -qq -j 0 $(VENV) >/dev/null || true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
@@ -21,15 +19,14 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 		{ echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V). Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	@echo "Installing into .venv: some minutes the first time"
 	$(PYTHON) -m venv $(VENV)
+	@# modules are compiled when they are first imported: most never are, and all of them take 350 MB
 	$(PIP) --no-compile -r requirements.txt
-	$(COMPILE)
 	$(PIP) --no-deps --editable .
 	@touch $@
 
 dev: $(VENV)/.installed-dev  ## the same, and what tests and lint take besides
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	$(PIP) --no-compile -r requirements-dev.txt
-	$(COMPILE)
 	@touch $@
 
 repro: install  ## fetch, split, train, evaluate: whatever is out of date
