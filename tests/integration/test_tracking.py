@@ -253,7 +253,7 @@ class Evaluated:
 
 def evaluate(trained: Trained) -> Evaluated:
     (line,) = [line for line in trained.printed.splitlines() if line.startswith("evaluate ")]
-    assert line.split(maxsplit=2)[2] == f"python -m bestepoch.evaluate run=runs/{trained.folder.name}"
+    assert line.split(maxsplit=1)[1] == f"python -m bestepoch.evaluate run=runs/{trained.folder.name}"
     printed = live.run(trained.project, *line.split("bestepoch.")[1].split())
     assert "warning" not in printed
     client = trained.client
