@@ -32,7 +32,7 @@ $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 repro: install  ## fetch, split, train, evaluate: whatever is out of date
 	dvc repro
 
-check: lint  ## lint and the tests of parts, in a minute
+check: lint  ## lint and the unit tests
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadgroup -q tests/unit
 
 test: dev  ## all tests

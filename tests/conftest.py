@@ -16,6 +16,9 @@ from bestepoch.splitting.split import split_data
 # In the background of a script Ctrl-C is ignored, and whatever a test starts would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# Likewise SIGHUP, where nohup has started the tests.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # What a test asks for is on this machine, and a proxy does not know it.
 os.environ["no_proxy"] = "127.0.0.1,localhost"
 
