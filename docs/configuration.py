@@ -37,7 +37,7 @@ MEANINGS = {
     "device.precision": "`bfloat16` trains with autocast; `auto` does so where it was measured to be faster",
     "device.cuda_graphs": "replay each update on a GPU as one CUDA graph; `auto` does so where it is possible",
     "selection.metric": "column of `epochs.csv` by which epochs are compared",
-    "selection.mode": "whether the lowest or the highest value is best",
+    "selection.mode": "which value is best; `auto` takes the highest accuracy and the lowest of other columns",
     "selection.rule": "`best` takes the best epoch, `one_standard_error` the earliest epoch that is at most one "
     "standard error worse",
     "selection.smoothing": "epochs in the centred running mean that the choice uses; 1 switches it off",
