@@ -89,7 +89,7 @@ def test_the_preset_equals_the_sweeps_job(promoted: tuple[Path, Path, str]) -> N
 
 def test_the_experiment_of_dvc_equals_the_sweeps_job(promoted: tuple[Path, Path, str]) -> None:
     copy, sweep, printed = promoted
-    (command,) = re.findall(r"as well +(dvc exp run .*)", printed)
+    (command,) = re.findall(r"pipeline +(dvc exp run .*)", printed)
     pipeline.commit(copy)
     pipeline.run(copy, *shlex.split(command))
     job = copy / winner(sweep)["run"]
