@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help install dev repro check test bench lint format ui tensorboard lock clean
+.PHONY: help install dev repro check test bench lint format ui docs tensorboard lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -65,9 +65,8 @@ format: dev  ## let ruff put the code in order
 ui: install  ## the MLflow UI and TensorBoard, on this machine alone
 	@python -m bestepoch.ui $(if $(PORT),PORT=$(PORT)) $(if $(TENSORBOARD_PORT),TENSORBOARD_PORT=$(TENSORBOARD_PORT))
 
-.PHONY: docs
 docs: install  ## the pages of docs/ as a site, in site/
-	python -m pip install --quiet --disable-pip-version-check -c requirements.txt --editable '.[docs]'
+	$(PIP) -c requirements.txt --editable '.[docs]'
 	mkdocs build --strict
 
 tensorboard: PORT = 6006

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,9 +11,9 @@ import yaml
 import live
 from bestepoch.base.config import compose
 from bestepoch.base.config.schema import Config
+from typed import MENUS, change, run, said
 
 STAGES = ("fetch", "split", "train", "evaluate")
-MENUS = ("data", "model", "optimizer", "scheduler", "augment", "stopping")
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +27,6 @@ def project(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     shutil.copytree(original, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def change(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert text.count(old) == 1, f"{old!r} is {text.count(old)} times in {path.name}"
-    path.write_text(text.replace(old, new))
-
-
-def said(text: str, *parts: str) -> None:
-    for part in parts:
-        assert part in text, f"{part!r} is not in {text!r}"
 
 
 # ---------------------------------------------------------------- on the command line
@@ -61,29 +47,7 @@ def said(text: str, *parts: str) -> None:
 # ---------------------------------------------------------------- every single setting
 
 
-def leaves(values: object, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    if not isinstance(values, dict):
-        return [path]
-    return [leaf for key, value in values.items() for leaf in leaves(value, (*path, str(key)))]
-
-
 # ---------------------------------------------------------------- as it is typed
-
-
-def run(project: Path, *command: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    environment = {
-        **{k: v for k, v in os.environ.items() if k not in ("HYDRA_FULL_ERROR", "BESTEPOCH_MIRROR")},
-        "PYTHONPATH": str(project / "src"),
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    return subprocess.run(
-        [sys.executable, *options, "-m", *command],
-        cwd=project,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
 
 
 def everything(project: Path) -> dict[str, tuple[int, int]]:

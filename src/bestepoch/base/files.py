@@ -72,8 +72,9 @@ def staged_folder(out: Path) -> Iterator[Path]:
     """
     import psutil
 
-    for old in out.parent.glob(f".{out.name}.*.partial"):  # of a process that was killed
-        if not psutil.pid_exists(int(old.suffixes[-2][1:])):
+    for old in out.parent.glob(f".{out.name}.*.partial"):
+        pid = old.suffixes[-2].removeprefix(".")
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):  # of a process that was killed
             shutil.rmtree(old, ignore_errors=True)
     staging = out.with_name(f".{out.name}.{os.getpid()}.partial")
     shutil.rmtree(staging, ignore_errors=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,13 @@ class RunRequest:
     origin: RunOrigin
     code: dict[str, str] = field(default_factory=identity.hash_training_code)
 
-    @property
+    @cached_property
     def values(self) -> dict[str, Any]:
         """The settings that decide the numbers."""
         processes = self.origin.processes
         return self.config.training() | ({"processes": processes} if processes > 1 else {})
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Hash that is equal for runs that compute the same numbers."""
         return files.digest(self.values, self.split.checksum, self.code)

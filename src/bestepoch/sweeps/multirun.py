@@ -122,7 +122,7 @@ def _finish(sweep: Sweep) -> bool:
     if table.repeated:
         run_study(table.runs, sweep.selection, sweep.tracking, sweep.folder / "study")
     if table.winner is not None:
-        log.info("evaluate python -m bestepoch.promote sweep=%s", display_path(sweep.folder))
+        log.info("promote  python -m bestepoch.promote sweep=%s", display_path(sweep.folder))
     if sweep.parent is not None:
         from bestepoch.tracking.mlflow.sweep import end_sweep
 

@@ -93,7 +93,7 @@ def train(config: Config, split: Split, session: Session | None = None) -> Run:
         context.broadcast(None)
         return run
     context.broadcast(split)
-    write_config(run, config, session.overrides)
+    _write_config(run, config, session.overrides)
     run.info.pop("reason", None)
     run.update(status="running", to_publish=config.publish is not None, parent=session.parent)
     signum = _train_and_record(config, split, device, run, session)
@@ -103,7 +103,7 @@ def train(config: Config, split: Split, session: Session | None = None) -> Run:
     return run
 
 
-def write_config(run: Run, config: Config, overrides: Sequence[str]) -> None:
+def _write_config(run: Run, config: Config, overrides: Sequence[str]) -> None:
     """Write ``config.yaml`` (every setting) and ``overrides.yaml`` (of the command line) into the run's folder."""
     files.write_atomic(run.folder / "config.yaml", OmegaConf.to_yaml(config.model_dump(mode="json")))
     files.write_atomic(run.folder / "overrides.yaml", OmegaConf.to_yaml(list(overrides)))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,9 +15,9 @@ from bestepoch.base.config import compose
 from bestepoch.base.config.groups import CnnConfig, new_key
 from bestepoch.base.config.schema import Config, TrainConfig
 from bestepoch.base.errors import UsageError
+from typed import MENUS, change, leaves, run, said
 
 CHECKOUT = live.CHECKOUT
-MENUS = ("data", "model", "optimizer", "scheduler", "augment", "stopping")
 ENTRIES = [(menu, path.stem) for menu in MENUS for path in sorted((CHECKOUT / "conf" / menu).glob("*.yaml"))]
 
 
@@ -43,12 +40,6 @@ def project(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path
 
 
-def change(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert text.count(old) == 1, f"{old!r} is {text.count(old)} times in {path.name}"
-    path.write_text(text.replace(old, new))
-
-
 def complaint(overrides: list[str], multirun: bool = False) -> str:
     """What is said about one mistake."""
     with pytest.raises(UsageError) as caught:
@@ -59,11 +50,6 @@ def complaint(overrides: list[str], multirun: bool = False) -> str:
     for technical in ("Traceback", "Error", "object_type", "full_key", "Input should", "HydraConf", "instance of"):
         assert technical not in text
     return text
-
-
-def said(text: str, *parts: str) -> None:
-    for part in parts:
-        assert part in text, f"{part!r} is not in {text!r}"
 
 
 # ---------------------------------------------------------------- on the command line
@@ -457,12 +443,6 @@ def test_the_data_set_that_stands_in_is_checked_when_it_is_needed(project: Path)
 # ---------------------------------------------------------------- every single setting
 
 
-def leaves(values: object, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    if not isinstance(values, dict):
-        return [path]
-    return [leaf for key, value in values.items() for leaf in leaves(value, (*path, str(key)))]
-
-
 def validated(values: dict[str, object]) -> Config:
     return compose.validate(OmegaConf.create(values))
 
@@ -517,19 +497,3 @@ def test_each_setting_of_the_run_refuses_a_wrong_type_and_is_missed(here: None) 
 
 
 # ---------------------------------------------------------------- as it is typed
-
-
-def run(project: Path, *command: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    environment = {
-        **{k: v for k, v in os.environ.items() if k not in ("HYDRA_FULL_ERROR", "BESTEPOCH_MIRROR")},
-        "PYTHONPATH": str(project / "src"),
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    return subprocess.run(
-        [sys.executable, *options, "-m", *command],
-        cwd=project,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
