@@ -66,7 +66,7 @@ def arguments() -> argparse.Namespace:
 class Unrecorded:
     """What `train_epoch` calls; nothing is recorded."""
 
-    def on_step_end(self, iteration: int, loss: Any, lr: float) -> None:
+    def on_step_end(self, iteration: int, loss: Any, lr: float, grad_norm: Any) -> None:
         """After an update."""
 
     def switch_section(self, section: str) -> None:

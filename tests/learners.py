@@ -39,7 +39,7 @@ class Noted:
     losses: list[float]
     rates: list[float]
 
-    def on_step_end(self, iteration: int, loss: Any, lr: float) -> None:
+    def on_step_end(self, iteration: int, loss: Any, lr: float, grad_norm: Any) -> None:
         assert iteration == len(self.losses) + 1
         self.losses.append(loss)
         self.rates.append(lr)

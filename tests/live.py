@@ -26,8 +26,8 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 SAMPLE = ("data=mnist_sample", "device.name=cpu", "device.threads=1", "device.precision=float32")
 CPUINFO = Path("/proc/cpuinfo")
 MULTIPLIES_BFLOAT16 = CPUINFO.exists() and bool({"amx_bf16", "avx512_bf16"} & set(CPUINFO.read_text().split()))
-PER_ITERATION = {"train/loss", "lr"}
-PER_EPOCH = {"val/loss", "val/accuracy", "train/epoch_loss"}
+PER_ITERATION = {"train/loss", "lr", "train/grad_norm"}
+PER_EPOCH = {"val/loss", "val/accuracy", "train/epoch_loss", "train/eval_loss", "train/eval_accuracy"}
 # nobody is asked to sign a test's commit, and nobody's hooks run; what else is set stays, such as safe.directory
 GIT = {
     "GIT_CONFIG_COUNT": "2",

@@ -52,7 +52,7 @@ class AfterUpdate:
 
     after: Callable[[int, Any, float], None]
 
-    def on_step_end(self, iteration: int, loss: Any, lr: float) -> None:
+    def on_step_end(self, iteration: int, loss: Any, lr: float, grad_norm: Any) -> None:
         self.after(iteration, loss, lr)
 
     def switch_section(self, section: str) -> None:

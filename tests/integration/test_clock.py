@@ -173,7 +173,7 @@ def test_the_time_of_a_replayed_batch_is_that_of_its_passes() -> None:
     told: list[str] = []
 
     class Callback:
-        def on_step_end(self, iteration: int, loss: float | torch.Tensor, lr: float) -> None:
+        def on_step_end(self, iteration: int, loss: float | torch.Tensor, lr: float, grad_norm: object) -> None:
             pass
 
         def switch_section(self, section: str) -> None:

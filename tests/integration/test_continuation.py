@@ -362,7 +362,7 @@ def test_it_goes_on_exactly_where_all_rates_of_what_is_done_are_the_same(
         (old.folder / "epochs.csv").write_text("epoch,iteration\n")
         checkpoint.save_state(old.folder, done, {"iteration": done, "evaluated": bool(cut) or not done % per_epoch})
 
-        plan = make_plan(images, TrainConfig(epochs=None, iterations=long, batch_size=batch))
+        plan = make_plan(images, TrainConfig(epochs=None, iterations=long, batch_size=batch, eval_images=None))
         rates = [
             [learning_rate(menu, peak, TrainingPlan(images, batch, n), i) for i in range(1, done + 1)]
             for n in (short, long)

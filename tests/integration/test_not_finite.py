@@ -87,8 +87,8 @@ class LossesStay:
     told: StepCallback
     bad: int
 
-    def on_step_end(self, iteration: int, loss: Any, lr: float) -> None:
-        self.told.on_step_end(iteration, torch.tensor(math.nan if iteration == self.bad else loss), lr)
+    def on_step_end(self, iteration: int, loss: Any, lr: float, grad_norm: Any) -> None:
+        self.told.on_step_end(iteration, torch.tensor(math.nan if iteration == self.bad else loss), lr, grad_norm)
 
     def switch_section(self, section: str) -> None:
         self.told.switch_section(section)

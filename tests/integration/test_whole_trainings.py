@@ -23,6 +23,7 @@ from bestepoch.base.config import compose
 from bestepoch.base.config.schema import Config
 from bestepoch.base.errors import UsageError
 from bestepoch.components.data.order import epoch_permutation as split_order
+from bestepoch.components.data.order import evaluation_subset
 from bestepoch.components.data.split import Split, load_part
 from bestepoch.components.models import inference, networks, scoring
 from bestepoch.runs import checkpoint
@@ -162,14 +163,53 @@ def test_validation_is_of_the_plain_images_with_the_weights_after_the_epoch(watc
         with torch.no_grad():
             logits = network(images)
         surprise = -log_softmax(logits.double(), 1)
-        smoothing = watched.config.loss.label_smoothing
-        assert smoothing == 0.1
-        of_labels = surprise[torch.arange(len(labels)), labels]
-        by_hand = ((1 - smoothing) * of_labels + smoothing * surprise.mean(1)).mean().item()
+        by_hand = surprise[torch.arange(len(labels)), labels].mean().item()
         assert row["val/loss"] == pytest.approx(by_hand, rel=1e-6)
         assert row["val/accuracy"] == pytest.approx((logits.argmax(1) == labels).double().mean().item(), abs=1e-12)
         seen.add(by_hand)
     assert len(seen) == 3
+
+
+def test_training_images_are_scored_as_they_are_like_those_of_validation(watched: Watched, sample: Split) -> None:
+    images, labels = load_part(sample.folder, "train")
+    count = sample.values["sizes"]["validation"]
+    index = evaluation_subset(watched.config.split.seed, count, len(images))
+    assert len(set(index.tolist())) == count
+    for row in watched.epochs:
+        network = fresh("mlp", sample)
+        network.load_state_dict(
+            checkpoint.load(checkpoint.weights_path(watched.run.folder, int(row["epoch"])))["network"]
+        )
+        scored = scoring.score_examples(inference.predict(network, images[index]), labels[index])
+        assert row["train/eval_loss"] == pytest.approx(scored.loss, rel=1e-6)
+        assert row["train/eval_accuracy"] == scored.accuracy
+
+
+@pytest.mark.parametrize(("asked", "scored"), [(0, None), (7, 7), (100_000, 4050)])
+def test_as_many_training_images_are_scored_as_asked_for(
+    asked: int, scored: int | None, sample: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = ["model=mlp", "train.iterations=2", "train.epochs=null", f"train.eval_images={asked}"]
+    (row,) = really_trained(monkeypatch, tmp_path, sample, *common).epochs
+    if scored is None:
+        assert not any(column.startswith("train/eval") for column in row)
+    else:  # a share of so many images
+        assert round(row["train/eval_accuracy"] * scored, 6) in range(scored + 1)
+
+
+def test_the_gradients_norm_is_that_of_the_update_in_each_row(
+    sample: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plain SGD moves the weights by the rate times the gradient."""
+    sgd = ["optimizer=sgd", "optimizer.momentum=0.0", "optimizer.nesterov=false", "optimizer.weight_decay=0.0"]
+    common = ["model=mlp", "scheduler=constant", "optimizer.lr=0.1", "train.iterations=1", "train.epochs=null", *sgd]
+    measured = really_trained(monkeypatch, tmp_path, sample, *common)
+    after = checkpoint.load(checkpoint.weights_path(measured.run.folder, 1))["network"]
+    before = fresh("mlp", sample, measured.config.seed)
+    moved = sum((after[name] - value).double().square().sum() for name, value in before.named_parameters())
+    assert measured.journal[0]["train/grad_norm"] == pytest.approx(math.sqrt(float(moved)) / 0.1, rel=1e-3)
+    without = really_trained(monkeypatch, tmp_path, sample, *common, "seed=1", "tracking.grad_norm=false")
+    assert "train/grad_norm" not in without.journal[0]
 
 
 def test_the_first_batch_of_a_training_is_met_with_a_guess(watched: Watched) -> None:
@@ -204,12 +244,12 @@ def test_views_reach_validation_and_neither_training_nor_the_weights_that_are_ke
     images, labels = load_part(sample.folder, "validation")
     for run, shift in ((plain, 0), (viewed, 1)):
         logits = inference.predict(networks.ShiftedViews(network, shift), images)
-        by_hand = cross_entropy(logits, labels, label_smoothing=0.1).item()
+        by_hand = cross_entropy(logits, labels).item()
         assert run.epochs[0]["val/loss"] == pytest.approx(by_hand, rel=1e-5)
     assert abs(viewed.epochs[0]["val/loss"] - plain.epochs[0]["val/loss"]) > 1e-3
 
 
-def test_label_smoothing_reaches_training_and_validation(
+def test_label_smoothing_reaches_training_and_not_validation(
     sample: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     common = ["model=mlp", "augment=none", "train.iterations=1", "train.epochs=null", "train.batch_size=100"]
@@ -224,9 +264,7 @@ def test_label_smoothing_reaches_training_and_validation(
     network.load_state_dict(checkpoint.load(checkpoint.weights_path(smooth.run.folder, 1))["network"])
     held_images, held_labels = load_part(sample.folder, "validation")
     logits = inference.predict(network, held_images)
-    by_hand = cross_entropy(logits, held_labels, label_smoothing=0.25).item()
-    assert smooth.epochs[0]["val/loss"] == pytest.approx(by_hand, rel=1e-5)
-    assert by_hand > scoring.smoothed_ce_floor(0.25, 10) > 0.5
+    assert smooth.epochs[0]["val/loss"] == pytest.approx(cross_entropy(logits, held_labels).item(), rel=1e-5)
 
 
 def test_a_loss_that_is_no_number_ends_a_real_training_with_a_plain_message(

@@ -341,7 +341,7 @@ NOT_READ = {
     "fetch": set(),
     "split": set(),
     "train": {"tracking.histograms"},
-    "evaluate": {"tracking.drain_seconds", "tracking.system_metrics"},
+    "evaluate": {"tracking.drain_seconds", "tracking.grad_norm", "tracking.system_metrics"},
 }
 
 

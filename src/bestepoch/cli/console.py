@@ -55,6 +55,11 @@ def highlight_label(line: str) -> str:
     return f"\x1b[1;{colour}m{label[0]}\x1b[0m{line[label.end() :]}"
 
 
+def format_loss(loss: float) -> str:
+    """Return a loss in at most eight characters."""
+    return f"{loss:.4f}" if abs(loss) < 100 else f"{loss:.2e}"
+
+
 class TrainingProgress:
     """Progress of one run: a bar on an interactive terminal, and one line per epoch.
 
@@ -97,15 +102,21 @@ class TrainingProgress:
             text = f"{loss:.4f}" if isinstance(loss, float) else "-"
             self.progress.update(self.task, completed=iteration, epoch=epoch, loss=text, lr=f"{lr:.2e}")
 
-    def show_epoch(self, row: Mapping[str, float], epochs: int) -> None:
-        """Print one line with the metrics of an epoch, a row of epochs.csv."""
+    def show_epoch(self, row: Mapping[str, float], epochs: int, note: str = "") -> None:
+        """Print one line with the metrics of an epoch, a row of epochs.csv, and a second one with a note."""
         if self.progress is not None:
             self.progress.update(self.task, val=f"val {row['val/loss']:.4f} {row['val/accuracy']:.2%}")
+        if "train/eval_loss" in row:
+            train = f"train {format_loss(row['train/eval_loss'])} {row['train/eval_accuracy']:.2%}"
+        else:
+            train = f"objective {format_loss(row['train/epoch_loss'])}"
+        width = len(str(epochs))
         self.line(
-            f"epoch {row['epoch']:>3.0f}/{epochs}  train loss {row['train/epoch_loss']:.4f}  "
-            f"val loss {row['val/loss']:.4f}  val accuracy {row['val/accuracy']:.2%}  "
-            f"lr {row['lr']:.2e}  {row['seconds']:.1f} s"
+            f"epoch {row['epoch']:{width}.0f}/{epochs}  {train}  "
+            f"val {format_loss(row['val/loss'])} {row['val/accuracy']:.2%}  lr {row['lr']:.1e}  {row['seconds']:.1f} s"
         )
+        if note:
+            self.line(f"      {note}")
 
     def line(self, text: str) -> None:
         """Print a line above the bar, or log the line if there is no bar."""

@@ -15,8 +15,8 @@ def compare_with_champion(
     """Return whether ``new`` is better on validation by more than noise, and the reason in a sentence.
 
     Args:
-        metric: val/loss or val/accuracy; any other metric has no value for each image, and val/loss decides. Losses
-            with different label smoothing cannot be compared, and val/accuracy decides.
+        metric: val/loss or val/accuracy; any other metric has no value for each image, and val/loss decides. Where
+            an earlier version has smoothed the labels in one model's losses, val/accuracy decides.
         new: content of the new model's ``model.pt``.
         champion: content of the champion's; None where it has none.
         champion_name: how the sentence calls the champion.

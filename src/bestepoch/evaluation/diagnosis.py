@@ -144,11 +144,7 @@ def estimate_noise(logs: np.ndarray) -> float:
 
 def diagnose_run(info: dict[str, Any], epochs: list[Row]) -> Diagnosis:
     """Call `diagnose` with the settings in a run's ``run.json``."""
-    from bestepoch.components.models import scoring
-
-    config, classes = info["config"], info["data"]["classes"]
-    floor = scoring.smoothed_ce_floor(config["loss"]["label_smoothing"], classes)
-    return diagnose(epochs, lr=config["optimizer"]["lr"], classes=classes, floor=floor)
+    return diagnose(epochs, lr=info["config"]["optimizer"]["lr"], classes=info["data"]["classes"])
 
 
 def diagnose(epochs: list[Row], *, lr: float | None = None, classes: int = 10, floor: float = 0.0) -> Diagnosis:
@@ -166,7 +162,8 @@ def diagnose(epochs: list[Row], *, lr: float | None = None, classes: int = 10, f
     if not epochs:
         raise UsageError("No epoch was finished, so there is nothing to diagnose. Train at least one: train.epochs=1")
     rows = sorted(epochs, key=lambda row: row["epoch"])
-    t, v, accuracy = (np.array([row[c] for row in rows]) for c in ("train/epoch_loss", "val/loss", "val/accuracy"))
+    train_column = "train/eval_loss" if "train/eval_loss" in rows[0] else "train/epoch_loss"
+    t, v, accuracy = (np.array([row[c] for row in rows]) for c in (train_column, "val/loss", "val/accuracy"))
     t, v = t - floor, v - floor
     epoch_at, n = [int(row["epoch"]) for row in rows], len(rows)
     lr = lr or max((row["lr"] for row in rows if 0 < row.get("lr", 0) < math.inf), default=0.01)

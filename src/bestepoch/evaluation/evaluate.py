@@ -59,7 +59,7 @@ def evaluate_run(config: Config, source: Path, out: Path, split: Split) -> dict[
     images, labels = load_part(split.folder, "test")
     started = time.monotonic()
     logits = inference.predict(network, images)
-    results = scoring.score_examples(logits, labels, run.info["config"]["loss"]["label_smoothing"])
+    results = scoring.score_examples(logits, labels)
     tested = predictions.TestPredictions.from_logits(images, labels, logits, time.monotonic() - started)
     diagnosis = diagnose_run(run.info, epochs)
     run.info["verdict"] = diagnosis.to_dict()

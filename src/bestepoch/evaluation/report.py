@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from bestepoch.base import files, paths
 from bestepoch.base.config import groups, schema
 from bestepoch.components.schedules.learning_rate import SchedulerConfig, decays_over_full_run, learning_rate
-from bestepoch.components.schedules.plan import TrainingPlan, make_plan
+from bestepoch.components.schedules.plan import TrainingPlan, plan_of_run
 from bestepoch.evaluation import figures
 from bestepoch.evaluation.predictions import MAX_SHOWN, TestPredictions
 from bestepoch.runs import timing
@@ -59,7 +59,7 @@ def write_report(out: Path, report: Report) -> None:
     iterations, epochs = read_columns(report.source / "iterations.csv"), read_rows(report.source / "epochs.csv")
     classes = run.info["data"]["classes"]
     counts = confusion_matrix(tested.actual, tested.predicted, labels=list(range(classes)))
-    planned = _read_plan(run)
+    planned = plan_of_run(run.info)
     bins = tested.calibration()
     marks = _marks(metrics, early=bool(run.info.get("stopped")))
     with figures.figure_style():
@@ -121,10 +121,6 @@ def _format_loss(value: float | None) -> str:
 
 def _format_percent(share: float) -> str:
     return f"{100 * share:.2f}%"
-
-
-def _read_plan(run: Run) -> TrainingPlan:
-    return make_plan(run.info["data"]["sizes"]["train"], schema.TrainConfig(**run.info["config"]["train"]))
 
 
 def _read_scheduler(run: Run) -> SchedulerConfig:

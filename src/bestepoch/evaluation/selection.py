@@ -79,10 +79,15 @@ def smooth_metric(epochs: list[Row], metric: str, mode: str, window: int = 1) ->
     Epochs whose metric or val/loss is not finite are left out.
 
     Raises:
-        UsageError: the metric is unknown.
+        UsageError: the metric is unknown, or the run does not have it.
     """
     if metric not in get_args(Metric):
         raise UsageError(f"{metric} is no column of epochs.csv; there are: {', '.join(get_args(Metric))}")
+    if any(metric not in row for row in epochs):
+        raise UsageError(
+            f"this run has no {metric}: it was trained with train.eval_images=0 or by an earlier version. Choose "
+            "selection.metric=val/loss or val/accuracy"
+        )
     sign = 1.0 if mode == "min" else -1.0
     usable = (row for row in epochs if math.isfinite(row[metric]) and math.isfinite(row["val/loss"]))
     finite = {row["epoch"]: sign * row[metric] for row in usable}

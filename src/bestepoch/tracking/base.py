@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from bestepoch.base import errors
 from bestepoch.runs.tables import Row
 
-ITERATION_METRICS = ("train/loss", "lr")
-EPOCH_METRICS = ("val/loss", "val/accuracy", "train/epoch_loss")
+ITERATION_METRICS = ("train/loss", "lr", "train/grad_norm")
+EPOCH_METRICS = ("val/loss", "val/accuracy", "train/epoch_loss", "train/eval_loss", "train/eval_accuracy")
 
 
 class Tracker(Protocol):

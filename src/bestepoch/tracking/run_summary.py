@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bestepoch.base.config import schema
-from bestepoch.components.schedules.plan import make_plan
+from bestepoch.components.schedules.plan import plan_of_run
 
 
 def describe_run(info: dict[str, Any], metrics: dict[str, Any] | None = None) -> str:
@@ -22,7 +21,7 @@ def describe_run(info: dict[str, Any], metrics: dict[str, Any] | None = None) ->
     elif info["status"] != "finished":
         reason = f": {info['reason']}" if info.get("reason") else ""
         parts.append(f"**{info['status'].capitalize()}**{reason}")
-    plan = make_plan(info["data"]["sizes"]["train"], schema.TrainConfig(**info["config"]["train"]))
+    plan = plan_of_run(info)
     parts.append("\n\n".join(plan.describe().splitlines()))
     if "stopped" in info:
         parts.append(f"Stopped early after epoch {info['stopped']['epoch']}: {info['stopped']['reason']}.")

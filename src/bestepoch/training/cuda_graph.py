@@ -33,11 +33,11 @@ class CUDAGraphStep:
         self._captured: _Capture | None = None
 
     def __call__(self, step_fn: StepFunction, index: Tensor, augment: Augment) -> Tensor:
-        """Return the loss of ``step_fn(index, augment)``, a scalar on the GPU, and set the gradients of the weights.
+        """Return ``step_fn(index, augment)``, a tensor on the GPU, and set the gradients of the weights.
 
         Args:
-            step_fn: Clears the gradients, computes new ones and returns the loss, without synchronising with the GPU.
-                A replay does not call it, so the tensors that it uses must keep their addresses.
+            step_fn: Clears the gradients, computes new ones and returns what to record, without synchronising with the
+                GPU. A replay does not call it, so the tensors that it uses must keep their addresses.
             index: Indices of the batch's images, shape ``(N,)``.
             augment: The epoch's augmentation. A new epoch's parameters are copied into the graph's inputs.
 
@@ -51,25 +51,25 @@ class CUDAGraphStep:
                 self._warmup_steps += 1
                 return self._warm_up(step_fn, index, augment)
             self._captured = self._capture(step_fn, index, augment)
-        loss = self._captured.replay(index, augment)
+        result = self._captured.replay(index, augment)
         for weight, gradient in zip(self.weights, self._captured.gradients, strict=True):
             weight.grad = gradient  # a batch that ran without the graph has replaced the graph's gradient tensors
-        return loss
+        return result
 
     def _warm_up(self, step_fn: StepFunction, index: Tensor, augment: Augment) -> Tensor:
         """Run the step on the stream that the capture will use."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            loss = step_fn(index, augment)
+            result = step_fn(index, augment)
         torch.cuda.current_stream().wait_stream(self._stream)
-        return loss
+        return result
 
     def _capture(self, step_fn: StepFunction, index: Tensor, augment: Augment) -> _Capture:
         graph, index = torch.cuda.CUDAGraph(), index.clone()
         try:
             # thread_local: the journal's thread may copy losses from the GPU during the capture
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-                loss = step_fn(index, augment)
+                result = step_fn(index, augment)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -80,7 +80,7 @@ class CUDAGraphStep:
                 f"device.cuda_graphs: a batch's work cannot be recorded ({errors.first_line(cause)}). "
                 "It may not wait for the GPU. Without a graph: device.cuda_graphs=false"
             ) from None
-        return _Capture(graph, index, augment, augment, loss, tuple(weight.grad for weight in self.weights))
+        return _Capture(graph, index, augment, augment, result, tuple(weight.grad for weight in self.weights))
 
 
 @dataclass
@@ -91,7 +91,7 @@ class _Capture:
     index: Tensor
     augment: Augment
     copied: Augment  # the Augment whose parameters `augment` holds now
-    loss: Tensor
+    result: Tensor
     gradients: tuple[Tensor | None, ...]
 
     def replay(self, index: Tensor, augment: Augment) -> Tensor:
@@ -100,4 +100,4 @@ class _Capture:
             self.augment.copy_params_from(augment)
             self.copied = augment
         self.graph.replay()
-        return self.loss.clone()
+        return self.result.clone()

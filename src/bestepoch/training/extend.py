@@ -12,11 +12,11 @@ from pathlib import Path
 
 from bestepoch.base import files, paths
 from bestepoch.base.config.overrides import flatten
-from bestepoch.base.config.schema import Config, TrainConfig
+from bestepoch.base.config.schema import Config
 from bestepoch.base.errors import UsageError
 from bestepoch.components.schedules.early_stopping import early_stop_reason
 from bestepoch.components.schedules.learning_rate import learning_rate
-from bestepoch.components.schedules.plan import TrainingPlan, make_plan
+from bestepoch.components.schedules.plan import TrainingPlan, plan_of_run
 from bestepoch.runs.run import Run
 from bestepoch.runs.tables import read_rows
 
@@ -74,7 +74,7 @@ def _is_unlocked(run: Run) -> bool:
 
 def _copy_prefix(run: Run, other: Run, config: Config, plan: TrainingPlan) -> bool:
     """Copy the epochs of ``other`` into ``run`` if ``other`` was planned shorter; return whether epochs were copied."""
-    shorter = make_plan(plan.num_images, TrainConfig(**other.info["config"]["train"]))
+    shorter = plan_of_run(other.info)
     # an equal fingerprint means that a finished run was requested again: train it again
     same = other.info["fingerprint"] == run.info["fingerprint"]
     if shorter.iterations > plan.iterations or same or not other.lock():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from bestepoch.components.data.augment import Augment
 from bestepoch.training.loss import Objective
@@ -26,11 +27,14 @@ class NonFiniteLoss(Exception):
         )
 
 
+Scalar = float | Tensor
+
+
 class StepCallback(Protocol):
     """What `train_epoch` calls."""
 
-    def on_step_end(self, iteration: int, loss: float | Tensor, lr: float) -> None:
-        """Record an update; on a GPU, ``loss`` is a scalar tensor that stays there, so that nothing waits for it."""
+    def on_step_end(self, iteration: int, loss: Scalar, lr: float, grad_norm: Scalar | None) -> None:
+        """Record an update; on a GPU, scalars are tensors that stay there, so that nothing waits for them."""
 
     def switch_section(self, section: str) -> None:
         """Count the time from now on as data, forward_backward, optimizer or tracking."""
@@ -45,12 +49,14 @@ class Learner:
         objective: maps logits and labels to the scalar that an update minimises.
         optimizer: updates the weights of the network.
         graph: replays a step on a GPU; None computes each step operation by operation.
+        grad_norm: whether to compute the L2 norm of the objective's gradient in all weights at each update.
     """
 
     network: nn.Module
     objective: Objective
     optimizer: torch.optim.Optimizer
     graph: CUDAGraphStep | None = None
+    grad_norm: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,35 +93,40 @@ def train_epoch(
     """
     network, objective, optimizer, graph = learner.network, learner.objective, learner.optimizer, learner.graph
     context = objective.context
+    weights = tuple(network.parameters()) if learner.grad_norm else ()
 
     def forward_backward(index: Tensor, augment: Augment) -> Tensor:
         shard = context.shard(index)
         inputs, targets = augment(data.images[shard], shard), data.labels[shard]
         callback.switch_section("forward_backward")
         loss = objective(network(inputs), targets, len(index))
-        mean_loss = context.all_reduce_mean(loss)
+        mean_loss = context.all_reduce_mean(loss).detach()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        return mean_loss.detach()
+        if not weights:
+            return mean_loss.unsqueeze(0)
+        norm = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+        return torch.stack([mean_loss, norm])
 
     network.train()
     callback.switch_section("data")
     for iteration, index in enumerate(data.batches, first_iteration):
         if graph is None:
-            loss = forward_backward(index, data.augment)
+            scalars = forward_backward(index, data.augment)
         else:
             callback.switch_section("forward_backward")  # a replayed step does not call it
-            loss = graph(forward_backward, index, data.augment)
+            scalars = graph(forward_backward, index, data.augment)
         lr = lr_at(iteration)
-        value: float | Tensor = loss.item() if loss.device.type == "cpu" else loss
-        if isinstance(value, float) and not math.isfinite(value):
-            raise NonFiniteLoss(iteration, lr, value)
+        values: Sequence[Scalar] = scalars.tolist() if scalars.device.type == "cpu" else scalars.unbind()
+        loss, grad_norm = values[0], values[1] if weights else None
+        if isinstance(loss, float) and not math.isfinite(loss):
+            raise NonFiniteLoss(iteration, lr, loss)
         callback.switch_section("optimizer")
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.step()
         callback.switch_section("tracking")
-        callback.on_step_end(iteration, value, lr)
+        callback.on_step_end(iteration, loss, lr, grad_norm)
         callback.switch_section("data")
 
 

@@ -109,13 +109,19 @@ def _write_config(run: Run, config: Config, overrides: Sequence[str]) -> None:
     files.write_atomic(run.folder / "overrides.yaml", OmegaConf.to_yaml(list(overrides)))
 
 
+def _unused_columns(config: Config) -> list[str]:
+    """Return the columns of the tables that the settings leave out."""
+    evaluated = ["train/eval_loss", "train/eval_accuracy"] if config.train.eval_images == 0 else []
+    return evaluated + ([] if config.tracking.grad_norm else ["train/grad_norm"])
+
+
 def _train_and_record(config: Config, split: Split, device: Any, run: Run, session: Session) -> int:
     """Train, and write how it ended into ``run.json`` and the trackers; return the signal that stopped it, or 0."""
     from bestepoch.training.loop import NonFiniteLoss
     from bestepoch.training.trainer import Recorder, Trainer
 
     timer = session.timer
-    journal = Journal(run.folder)
+    journal = Journal(run.folder, _unused_columns(config))
     tracker = session.track(run) if session.track is not None else None
     status, signum = "failed", 0
     try:

@@ -15,7 +15,7 @@ from bestepoch.base.config.schema import Config
 from bestepoch.base.shutdown import Interrupted
 from bestepoch.cli.console import TrainingProgress
 from bestepoch.components.data.augment import Augment
-from bestepoch.components.data.order import epoch_permutation, rank_seed
+from bestepoch.components.data.order import epoch_permutation, evaluation_subset, rank_seed
 from bestepoch.components.data.split import Split, load_cached
 from bestepoch.components.models import inference, networks, scoring
 from bestepoch.components.schedules.early_stopping import early_stop_reason
@@ -30,7 +30,7 @@ from bestepoch.training import batch_norm, loop, optimizers
 from bestepoch.training.cuda_graph import CUDAGraphStep
 from bestepoch.training.device import wrap_for_training
 from bestepoch.training.distributed import DistributedContext
-from bestepoch.training.loop import EpochData, Learner, NonFiniteLoss
+from bestepoch.training.loop import EpochData, Learner, NonFiniteLoss, Scalar
 from bestepoch.training.loss import Objective
 from bestepoch.training.state import TrainingState
 
@@ -77,6 +77,7 @@ class Trainer:
         context.control_flags = self._control_flags
         self.images, self.labels = load_cached(split, "train", device)
         self.validation = load_cached(split, "validation", device)
+        self.train_eval = self._train_eval_images()
 
         torch.manual_seed(config.seed)
         values = split.values
@@ -95,7 +96,7 @@ class Trainer:
         trained = wrap_for_training(config.device, context.wrap_ddp(network, self.images[:1]))
         use_graph = config.device.cuda_graphs is True
         graph = CUDAGraphStep(self.plan.batch_size, network.parameters()) if use_graph else None
-        self.learner = Learner(trained, objective, optimizer, graph)
+        self.learner = Learner(trained, objective, optimizer, graph, config.tracking.grad_norm)
 
     def train(self) -> None:
         """Train to the end of the plan, or to where early stopping ends it.
@@ -120,7 +121,7 @@ class Trainer:
                     break
                 row = self._run_epoch(epoch, [row["val/loss"] for row in past])
                 past.append(row)
-                self.progress.show_epoch(row, self.plan.epochs)
+                self.progress.show_epoch(row, self.plan.epochs, self.plan.describe_cut(epoch))
                 if stop := self.context.sync_control_flags()[0]:
                     raise Interrupted(stop)
         finally:
@@ -162,11 +163,16 @@ class Trainer:
         loop.train_epoch(self.learner, data, lr_at, done + 1, self)
         losses = loop.require_finite(to_floats(self._losses), begin, lr_at)  # waits for a GPU
         seconds = self._epoch_seconds()
-        results = self._validate()
+        results = self._score(*self.validation)
         row: Row = {
             "epoch": epoch,
             "iteration": end,
             "train/epoch_loss": loop.mean_loss(losses, batches[: end - begin]),
+        }
+        if self.train_eval is not None:
+            trained = self._score(*self.train_eval)
+            row |= {"train/eval_loss": trained.loss, "train/eval_accuracy": trained.accuracy}
+        row |= {
             "val/loss": results.loss,
             "val/accuracy": results.accuracy,
             "lr": lr_at(end),
@@ -186,10 +192,10 @@ class Trainer:
         """Count the time from now on as ``section``; called by `loop.train_epoch`."""
         self.timer.switch(section)
 
-    def on_step_end(self, iteration: int, loss: float | Tensor, lr: float) -> None:
+    def on_step_end(self, iteration: int, loss: Scalar, lr: float, grad_norm: Scalar | None) -> None:
         """Record an update, save the state in time, raise Interrupted after a signal; called by `loop.train_epoch`."""
         if self.journal is not None:
-            self.journal.log_iteration(iteration, self._epoch, loss, lr)
+            self.journal.log_iteration(iteration, self._epoch, loss, lr, grad_norm)
         self._losses.append(loss)
         self.state.iteration = iteration
         self.progress.show_iteration(iteration, self._epoch, loss, lr)
@@ -203,11 +209,20 @@ class Trainer:
             if stop:
                 raise Interrupted(stop)
 
-    def _validate(self) -> scoring.ExampleResults:
+    def _train_eval_images(self) -> tuple[Tensor, Tensor] | None:
+        """Return the training images that are scored after each epoch and their labels; the same ones for all seeds."""
+        count, total = self.config.train.eval_images, len(self.images)
+        count = min(len(self.validation[0]) if count is None else count, total)
+        if not count:
+            return None
+        index = evaluation_subset(self.config.split.seed, count, total).to(self.device)
+        return self.images[index], self.labels[index]
+
+    def _score(self, images: Tensor, labels: Tensor) -> scoring.ExampleResults:
+        """Score images as they are by the weights as they are, in evaluation mode."""
         with self.timer.section("evaluation"):
-            images, labels = (self.context.shard(tensor) for tensor in self.validation)
-            logits = inference.predict(self.evaluation_network, images)
-            results = scoring.score_examples(logits, labels, self.config.loss.label_smoothing)
+            images, labels = self.context.shard(images), self.context.shard(labels)
+            results = scoring.score_examples(inference.predict(self.evaluation_network, images), labels)
             return scoring.concat(self.context.all_gather(results))
 
     def _record_epoch(self, row: Row, results: scoring.ExampleResults) -> None:

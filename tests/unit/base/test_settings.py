@@ -68,7 +68,10 @@ def complaint(overrides: list[str], multirun: bool = False) -> str:
         # unknown, near nothing: what there is, in short
         ("+foo=1", ["foo is not a setting", "There are: augment, checkpoint, data,", "train."]),
         ("++foo=1", ["foo is not a setting"]),
-        ("train.zzz=1", ["train.zzz is not a setting", "There are: train.batch_size, train.epochs, train.iterations."]),
+        (
+            "train.zzz=1",
+            ["train.zzz is not a setting", "There are: train.batch_size, train.epochs, train.eval_images, "],
+        ),
         ("~nope", ["nope is not a setting"]),
         # a setting of another choice
         ("model.hidden=[3]", ["model.hidden is not a setting", "Did you mean model."]),
@@ -313,7 +316,7 @@ def test_old_and_new_name_of_a_setting_do_not_go_together(here: None) -> None:
 def test_iterations_on_the_command_line_stand_in_for_the_epochs_of_params_yaml(here: None, multirun: bool) -> None:
     overrides, settings = compose.load_config(["train.iterations=30"], multirun)
     assert overrides == ["train.iterations=30", "train.epochs=null"]
-    assert settings.train == TrainConfig(epochs=None, iterations=30, batch_size=100)
+    assert settings.train == TrainConfig(epochs=None, iterations=30, batch_size=100, eval_images=None)
 
 
 def test_iterations_in_a_sweep_too(here: None) -> None:

@@ -42,7 +42,7 @@ def at_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plan(images: int, batch_size: int, epochs: int | None, iterations: int | None) -> TrainingPlan:
-    return make_plan(images, TrainConfig(epochs=epochs, iterations=iterations, batch_size=batch_size))
+    return make_plan(images, TrainConfig(epochs=epochs, iterations=iterations, batch_size=batch_size, eval_images=None))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_numbers_that_disagree_are_answered_with_the_sum() -> None:
 
 def test_neither_number_is_no_training() -> None:
     with pytest.raises(ValidationError, match=r"train\.epochs and train\.iterations are both null"):
-        TrainConfig(epochs=None, iterations=None, batch_size=100)
+        TrainConfig(epochs=None, iterations=None, batch_size=100, eval_images=None)
 
 
 def test_a_batch_larger_than_the_data_is_refused() -> None:

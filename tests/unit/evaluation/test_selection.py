@@ -31,6 +31,8 @@ def table(losses: list[float], accuracies: list[float] | None = None, train: lis
             "epoch": float(i),
             "iteration": 10.0 * i,
             "train/epoch_loss": train[i - 1],
+            "train/eval_loss": train[i - 1] / 2,
+            "train/eval_accuracy": accuracies[i - 1],
             "val/loss": losses[i - 1],
             "val/accuracy": accuracies[i - 1],
             "lr": 0.1 / i,  # later epochs would win, were it a metric
@@ -137,8 +139,8 @@ def test_a_metric_that_is_none_is_refused_and_the_real_ones_are_named(metric: st
     with pytest.raises(UsageError) as caught:
         best_epoch(table([0.5, 0.3]), metric, "min")
     assert str(caught.value) == (
-        f"{metric} is no column of epochs.csv; there are: train/epoch_loss, val/loss, val/accuracy, "
-        "epoch, iteration, lr, seconds, time"
+        f"{metric} is no column of epochs.csv; there are: train/epoch_loss, train/eval_loss, train/eval_accuracy, "
+        "val/loss, val/accuracy, epoch, iteration, lr, seconds, time"
     )
 
 

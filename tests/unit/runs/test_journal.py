@@ -14,15 +14,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from bestepoch.runs.journal import EPOCH_COLUMNS, ITERATION_COLUMNS, Journal, to_floats
+from bestepoch.runs.journal import EPOCH_COLUMNS, ITERATION_COLUMNS, OPTIONAL_COLUMNS, Journal, to_floats
 from bestepoch.runs.tables import CsvTail, read_columns, read_rows, read_since
 
-ITERATIONS_HEADER = "iteration,epoch,train/loss,lr,time\n"
-EPOCHS_HEADER = "epoch,iteration,train/epoch_loss,val/loss,val/accuracy,lr,seconds,time\n"
+ITERATIONS_HEADER = "iteration,epoch,train/loss,lr,train/grad_norm,time\n"
+EPOCHS_HEADER = (
+    "epoch,iteration,train/epoch_loss,train/eval_loss,train/eval_accuracy,val/loss,val/accuracy,lr,seconds,time\n"
+)
 
 
 def epoch_row(epoch: int, **values: float) -> dict[str, float]:
-    row = {"epoch": epoch, "iteration": 10 * epoch, "train/epoch_loss": 0.5, "val/loss": 0.25, "val/accuracy": 0.9}
+    row = {"epoch": epoch, "iteration": 10 * epoch, "train/epoch_loss": 0.5, "train/eval_loss": 0.375}
+    row |= {"train/eval_accuracy": 0.95, "val/loss": 0.25, "val/accuracy": 0.9}
     return {**row, "lr": 0.1, "seconds": 1.5, **values}
 
 
@@ -36,20 +39,20 @@ def fill(folder: Path, *numbers: int) -> None:
 def test_the_header_is_written_once_and_rows_are_appended(tmp_path: Path) -> None:
     fill(tmp_path, 1, 2)
     journal = Journal(tmp_path)
-    journal.log_iteration(3, 2, 0.75, 0.05)
+    journal.log_iteration(3, 2, 0.75, 0.05, 2.5)
     journal.log_epoch(epoch_row(1))
     journal.close()
 
     lines = (tmp_path / "iterations.csv").read_text().splitlines(keepends=True)
     assert lines[0] == ITERATIONS_HEADER == ",".join(ITERATION_COLUMNS) + "\n"
     assert [line.rsplit(",", 1)[0] for line in lines[1:]] == [
-        f"1,1,{1 / 7!r},0.1",
-        f"2,1,{2 / 7!r},0.1",
-        "3,2,0.75,0.05",
+        f"1,1,{1 / 7!r},0.1,nan",
+        f"2,1,{2 / 7!r},0.1,nan",
+        "3,2,0.75,0.05,2.5",
     ]
     epochs = (tmp_path / "epochs.csv").read_text().splitlines(keepends=True)
     assert epochs[0] == EPOCHS_HEADER == ",".join(EPOCH_COLUMNS) + "\n"
-    assert [line.rsplit(",", 1)[0] for line in epochs[1:]] == ["1,10,0.5,0.25,0.9,0.1,1.5"]
+    assert [line.rsplit(",", 1)[0] for line in epochs[1:]] == ["1,10,0.5,0.375,0.95,0.25,0.9,0.1,1.5"]
 
 
 def test_each_row_has_the_time_at_which_it_was_handed_in(tmp_path: Path) -> None:
@@ -234,6 +237,19 @@ def test_a_reader_beside_the_writer_sees_whole_rows_in_order(tmp_path: Path) -> 
     assert seen == list(range(1, count + 1))
 
 
+def test_a_run_without_the_optional_columns_keeps_its_tables(tmp_path: Path) -> None:
+    for without in (OPTIONAL_COLUMNS, ()):  # resumed by a command that would have them
+        journal = Journal(tmp_path, without)
+        number = 1 if without else 2
+        journal.log_iteration(number, number, 0.5, 0.1, 2.5)
+        journal.log_epoch(epoch_row(number))
+        journal.close()
+    iterations, epochs = read_rows(tmp_path / "iterations.csv"), read_rows(tmp_path / "epochs.csv")
+    assert [row["iteration"] for row in iterations] == [row["epoch"] for row in epochs] == [1, 2]
+    for row, columns in ((iterations[0], ITERATION_COLUMNS), (epochs[0], EPOCH_COLUMNS)):
+        assert list(row) == [name for name in columns if name not in OPTIONAL_COLUMNS]
+
+
 def test_tail_reads_finished_lines_alone_and_continues_where_it_was(tmp_path: Path) -> None:
     path = tmp_path / "iterations.csv"
     tail = CsvTail(path)
@@ -241,13 +257,15 @@ def test_tail_reads_finished_lines_alone_and_continues_where_it_was(tmp_path: Pa
     path.write_text(ITERATIONS_HEADER)
     assert tail.read() == []
     with path.open("a") as file:
-        file.write("1,1,0.5,0.1,7.000\n2,1,0.2")
-    assert tail.read() == [{"iteration": 1, "epoch": 1, "train/loss": 0.5, "lr": 0.1, "time": 7}]
+        file.write("1,1,0.5,0.1,2.5,7.000\n2,1,0.2")
+    assert tail.read() == [
+        {"iteration": 1, "epoch": 1, "train/loss": 0.5, "lr": 0.1, "train/grad_norm": 2.5, "time": 7}
+    ]
     assert tail.read() == []
-    offset = len(ITERATIONS_HEADER) + len("1,1,0.5,0.1,7.000\n")
+    offset = len(ITERATIONS_HEADER) + len("1,1,0.5,0.1,2.5,7.000\n")
     assert tail.offset == offset
     with path.open("a") as file:
-        file.write("5,0.1,8.000\n3,1,0.125,0.1,9.000\n")
+        file.write("5,0.1,2.5,8.000\n3,1,0.125,0.1,2.5,9.000\n")
     assert [row["train/loss"] for row in tail.read()] == [0.25, 0.125]
     assert tail.offset == path.stat().st_size
     # another reader, given the place that the first one had, goes on from there
@@ -312,7 +330,7 @@ def test_after_a_failed_flush_no_row_is_written_behind_the_hole(tmp_path: Path) 
 @pytest.mark.parametrize("number", [0, 1, 4_999, 9_990, 10_000, 20_000])
 def test_the_rows_after_a_number_are_read_without_the_rest(tmp_path: Path, number: int) -> None:
     path = tmp_path / "iterations.csv"
-    rows = [f"{i},1,{i / 7!r},0.1,1700000000.125\n" for i in range(1, 10_001)]
+    rows = [f"{i},1,{i / 7!r},0.1,2.5,1700000000.125\n" for i in range(1, 10_001)]
     path.write_text(ITERATIONS_HEADER + "".join(rows) + "10001,1,0.3")  # a reader beside the writer
     assert path.stat().st_size > 4 * (1 << 16), "more than one look into the file"
     found = read_since(path, number)
@@ -330,7 +348,7 @@ def test_columns_hold_what_the_rows_hold_but_a_line_that_is_not_finished(tmp_pat
     assert [(name, len(values)) for name, values in read_columns(path).items()] == [
         (name, 0) for name in ITERATION_COLUMNS
     ]
-    for text in ("1,1,0.1,0.2,3.5\n", "2,1,nan,2e-05,4.5\n3,1,0.3"):
+    for text in ("1,1,0.1,0.2,2.5,3.5\n", "2,1,nan,2e-05,2.5,4.5\n3,1,0.3"):
         with path.open("a") as file:
             file.write(text)
         found, rows = read_columns(path), read_rows(path)

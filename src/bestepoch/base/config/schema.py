@@ -89,11 +89,12 @@ class SplitConfig(StrictModel):
 
 
 class TrainConfig(StrictModel):
-    """Length of training, in epochs or iterations, and the global batch size."""
+    """Length of training, in epochs or iterations, the global batch size and the scoring of training images."""
 
     epochs: PositiveInt | None
     iterations: PositiveInt | None
     batch_size: PositiveInt
+    eval_images: NonNegativeInt | None
 
     @model_validator(mode="after")
     def _check_length_given(self) -> Self:
@@ -145,12 +146,13 @@ class CheckpointConfig(StrictModel):
 
 
 class TrackingConfig(StrictModel):
-    """Experiment trackers; the end of a run waits up to `drain_seconds` for them."""
+    """Experiment trackers and what they get; the end of a run waits up to `drain_seconds` for them."""
 
     mlflow: bool
     tensorboard: bool
     experiment: PlainName
     drain_seconds: NonNegativeFloat
+    grad_norm: bool
     system_metrics: bool
     histograms: bool
 
@@ -199,6 +201,18 @@ class Config(StrictModel):
     sweep: SweepChoice
     run: Annotated[Any, AfterValidator(_check_runs)]
     publish: ResultsFolder | None
+
+    @model_validator(mode="after")
+    def _check_metrics_exist(self) -> Self:
+        for key in ("selection", "stopping"):
+            metric = getattr(getattr(self, key), "metric", "")
+            if metric.startswith("train/eval_") and self.train.eval_images == 0:
+                raise PydanticCustomError(
+                    "together",
+                    f"{key}.metric = {metric} needs training images to be scored, and train.eval_images = 0 scores "
+                    "none: set train.eval_images=null (as many as validation has) or a number",
+                )
+        return self
 
     def training(self) -> dict[str, Any]:
         """Return the settings that influence the training result; with data and code they identify a run."""

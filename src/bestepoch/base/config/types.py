@@ -17,7 +17,18 @@ class StrictModel(BaseModel):
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Activation = Literal["relu", "gelu", "tanh", "sigmoid"]
-Metric = Literal["train/epoch_loss", "val/loss", "val/accuracy", "epoch", "iteration", "lr", "seconds", "time"]
+Metric = Literal[
+    "train/epoch_loss",
+    "train/eval_loss",
+    "train/eval_accuracy",
+    "val/loss",
+    "val/accuracy",
+    "epoch",
+    "iteration",
+    "lr",
+    "seconds",
+    "time",
+]
 """The columns of epochs.csv."""
 Mode = Literal["auto", "min", "max"]
 """Which value of a metric is best; auto is the metric's own direction."""

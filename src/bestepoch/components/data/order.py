@@ -15,6 +15,13 @@ def epoch_permutation(seed: int, epoch: int, num_images: int) -> torch.Tensor:
     return torch.randperm(num_images, generator=make_generator(seed, epoch, 0))
 
 
+def evaluation_subset(seed: int, count: int, num_images: int) -> torch.Tensor:
+    """Return the training images that are scored after each epoch: indices, sorted, int64 ``(count,)``."""
+    import torch
+
+    return torch.randperm(num_images, generator=make_generator(seed, 0, 1))[:count].sort().values
+
+
 def rank_seed(seed: int, rank: int) -> int:
     """Return the seed of one rank's global generator, which dropout draws from."""
     import numpy as np

@@ -21,19 +21,24 @@ def make_model_file(info: dict[str, Any], checkpoint: dict[str, Any]) -> dict[st
 
     Returns:
         ``network``, the weights; ``model``, ``shape``, ``classes``, ``pixel_mean`` and ``pixel_std``, from which
-        `restore_network` builds the network; ``validation``, the per-example validation results, whose loss uses
-        ``label_smoothing``; ``data`` and its ``checksum``; ``run`` and ``epoch``.
+        `restore_network` builds the network; ``validation``, the per-example validation results;
+        ``label_smoothing``, the smoothing in those losses; ``data`` and its ``checksum``; ``run`` and ``epoch``.
     """
     data, config = info["data"], info["config"]
     return {
         **{key: checkpoint[key] for key in ("network", "validation")},
         "model": config["model"],
-        "label_smoothing": config["loss"]["label_smoothing"],
+        "label_smoothing": config["loss"]["label_smoothing"] if losses_are_smoothed(info) else 0.0,
         **{key: data[key] for key in ("shape", "classes", "pixel_mean", "pixel_std", "checksum")},
         "data": data["name"],
         "run": info["name"],
         "epoch": checkpoint["epoch"],
     }
+
+
+def losses_are_smoothed(info: dict[str, Any]) -> bool:
+    """Return whether the validation losses of a run include label smoothing, as earlier versions computed them."""
+    return "eval_images" not in info["config"]["train"] and bool(info["config"]["loss"]["label_smoothing"])
 
 
 def restore_network(contents: dict[str, Any]) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Score logits against labels: per-example losses, accuracy and the floor of a smoothed loss."""
+"""Score logits against labels: per-example losses and accuracy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class ExampleResults:
     """Per-example results; each field is a CPU tensor of shape ``(N,)``.
 
     Attributes:
-        losses: cross-entropy in nats, float64, with training's label smoothing and without penalties.
+        losses: plain cross-entropy in nats, float64, so that losses compare whatever the training minimised.
         correct: whether the predicted class is the label, bool.
         predicted: the class with the largest logit, int64.
     """
@@ -42,20 +42,9 @@ def concat(parts: list[ExampleResults]) -> ExampleResults:
     return ExampleResults(*(torch.cat(column) for column in columns))
 
 
-def score_examples(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> ExampleResults:
-    """Score logits ``(N, C)`` against labels ``(N,)``.
-
-    ``label_smoothing`` is that of training: plain cross-entropy of a smoothed model is high by design and ranks epochs
-    differently from their errors.
-    """
+def score_examples(logits: Tensor, labels: Tensor) -> ExampleResults:
+    """Score logits ``(N, C)`` against labels ``(N,)``."""
     labels = labels.to(logits.device)
-    losses = cross_entropy(logits.double(), labels, reduction="none", label_smoothing=label_smoothing)
+    losses = cross_entropy(logits.double(), labels, reduction="none")
     predicted = logits.argmax(1)
     return ExampleResults(losses.cpu(), (predicted == labels).cpu(), predicted.cpu())
-
-
-def smoothed_ce_floor(label_smoothing: float, classes: int) -> float:
-    """Return the least possible loss, in nats: the entropy of the smoothed target, 0 without smoothing."""
-    target = torch.full((classes,), label_smoothing / classes, dtype=torch.float64)
-    target[0] += 1 - label_smoothing
-    return float(-torch.special.xlogy(target, target).sum())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from bestepoch.base.config.schema import TrainConfig
 from bestepoch.base.errors import UsageError
@@ -43,6 +44,12 @@ class TrainingPlan:
         """Iterations of the last epoch if it is partial, else 0."""
         return self.iterations % self.iterations_per_epoch
 
+    def describe_cut(self, epoch: int) -> str:
+        """Return how many iterations an epoch has where the plan ends inside it, else an empty text."""
+        if epoch < self.epochs or not self.partial_epoch_iterations:
+            return ""
+        return f"({self.partial_epoch_iterations:,} of {self.iterations_per_epoch:,} iterations)"
+
     def describe(self) -> str:
         """Return the two lines that are printed before training."""
         per_epoch = _count(self.iterations_per_epoch, "iteration")
@@ -62,6 +69,11 @@ class TrainingPlan:
 
 def _count(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def plan_of_run(info: dict[str, Any]) -> TrainingPlan:
+    """Return the plan of the run whose ``run.json`` is ``info``; runs of earlier versions have no ``eval_images``."""
+    return make_plan(info["data"]["sizes"]["train"], TrainConfig(**{"eval_images": None, **info["config"]["train"]}))
 
 
 def make_plan(num_images: int, train: TrainConfig) -> TrainingPlan:

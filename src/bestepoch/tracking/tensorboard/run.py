@@ -64,7 +64,9 @@ class TensorBoardTracker:
         events = []
         for rows, keys, axis in ((iterations, ITERATION_METRICS, "iteration"), (epochs, EPOCH_METRICS, "epoch")):
             new = [row for row in rows if row[axis] > self._last[axis]]
-            events += [scalars_event({key: row[key] for key in keys}, int(row[axis]), row["time"]) for row in new]
+            events += [
+                scalars_event({key: row[key] for key in keys if key in row}, int(row[axis]), row["time"]) for row in new
+            ]
         self._append(events)
         tables = {"iteration": iterations, "epoch": epochs}
         self._update_cursor(
