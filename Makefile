@@ -74,14 +74,16 @@ tensorboard: install  ## TensorBoard, on this machine alone
 	tensorboard --logdir runs --host 127.0.0.1 --port $(PORT)
 
 lock:  ## both files of requirements anew, from the ranges in pyproject.toml
-	rm -rf .venv.lock && $(PYTHON) -m venv .venv.lock
-	$(LOCK) torch==2.13.0 --editable '.[sweep]'
-	{ grep '^#' requirements.txt; $(FREEZE); } > requirements.txt.new
-	$(LOCK) -c requirements.txt.new --editable '.[dev]'
-	{ grep -E '^(#|-r)' requirements-dev.txt; $(FREEZE) | grep -vxFf requirements.txt.new; } > requirements-dev.txt.new
+	rm -rf .venv.lock && $(PYTHON) -m venv .venv.lock/dev && $(PYTHON) -m venv .venv.lock/run
+	@# all of them first: what tests need narrows what running may take
+	.venv.lock/dev/$(LOCK) torch==2.13.0 --editable '.[dev]'
+	.venv.lock/dev/$(FREEZE) > .venv.lock/all.txt
+	.venv.lock/run/$(LOCK) -c .venv.lock/all.txt --editable '.[sweep]'
+	{ grep '^#' requirements.txt; .venv.lock/run/$(FREEZE); } > requirements.txt.new
+	{ grep -E '^(#|-r)' requirements-dev.txt; grep -vxFf requirements.txt.new .venv.lock/all.txt; } > requirements-dev.txt.new
 	mv requirements.txt.new requirements.txt && mv requirements-dev.txt.new requirements-dev.txt && rm -rf .venv.lock
-lock: LOCK = .venv.lock/bin/python -m pip install --quiet --disable-pip-version-check
-lock: FREEZE = .venv.lock/bin/python -m pip freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+.*/\1/'
+lock: LOCK = bin/python -m pip install --quiet --disable-pip-version-check
+lock: FREEZE = bin/python -m pip freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+.*/\1/'
 
 clean:  ## remove .venv and caches; data, results and runs stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
