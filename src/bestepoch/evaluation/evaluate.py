@@ -91,7 +91,7 @@ def evaluate_run(config: Config, source: Path, out: Path, split: Split) -> dict[
     if version:
         log.info("model    %s", version)
     log.info("verdict  %s", diagnosis.sentence)
-    log.info("suggest  %s  %s", diagnosis.suggestion, diagnosis.override)
+    log.info("suggest  %s", f"{diagnosis.suggestion}  {diagnosis.override}".rstrip())
     if split.offline_sample:
         log.warning("WARNING  this is %s, which stands in for %s", split.name, split.requested)
     log.info("report   %s", display_path(out / "report.html"))

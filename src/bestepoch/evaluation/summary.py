@@ -34,7 +34,7 @@ def report_run(run: Run, selection: SelectionConfig) -> float:
     """Log the verdict on a run and what to type next; return its best selection metric, which sweepers optimise."""
     if (verdict := run.info.get("verdict")) is not None:
         log.info("verdict  %s", verdict["sentence"])
-        log.info("suggest  %s  %s", verdict["suggestion"], verdict["override"])
+        log.info("suggest  %s", f"{verdict['suggestion']}  {verdict['override']}".rstrip())
     log.info("evaluate python -m bestepoch.evaluate run=%s", display_path(run.folder))
     log.info("compare  make ui")
     return best_epoch(read_rows(run.folder / "epochs.csv"), selection.metric, selection.mode)[selection.metric]

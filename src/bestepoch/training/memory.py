@@ -22,8 +22,8 @@ def count_weights(config: Config, split: Split) -> int:
     return sum(weight.numel() for weight in network.parameters())
 
 
-def check_memory(config: Config, split: Split, device: torch.device) -> None:
-    """Refuse a network whose training cannot fit into the device's memory.
+def check_memory(config: Config, split: Split, device: torch.device) -> int:
+    """Return the number of weights; refuse a network whose training cannot fit into the device's memory.
 
     Activations and data come on top, so a network that passes may still be too large.
 
@@ -42,3 +42,4 @@ def check_memory(config: Config, split: Split, device: torch.device) -> None:
             f"{config.optimizer.name}, {copies} × {BYTES_PER_WEIGHT} bytes each, that is {needed / 1e9:,.0f} GB, and "
             f"{device.type} has {available / 1e9:,.0f} GB. Make the network smaller"
         )
+    return weights

@@ -82,9 +82,10 @@ def train(config: Config, split: Split, session: Session | None = None) -> Run:
     plan = make_plan(split.values["sizes"]["train"], config.train)
     device = choose_device(config.device, context)
     config = resolve_auto(config, device, context)
-    check_memory(config, split, device)
+    weights = check_memory(config, split, device)
     origin = RunOrigin(session.overrides, session.folder, context.size, context.launch_command)
     run = Run.open(config, split, device.type, origin)
+    run.info["weights"] = weights
     _log_heading(run, split, plan, config.device.cuda_graphs is True)
     if not run.resumed:
         extend_earlier_run(run, config, plan)
@@ -190,8 +191,9 @@ def _log_heading(run: Run, split: Split, plan: TrainingPlan, uses_graph: bool) -
     log.info("data     %s", split.name)
     if split.offline_sample:
         log.warning("WARNING  the offline sample stands in for %s: no number here is of %s", *[split.requested] * 2)
-    for line in plan.describe().splitlines():
-        log.info("plan     %s", line)
+    batches, updates = plan.describe().splitlines()
+    log.info("plan     %s", batches)
+    log.info("plan     %s of %s weights", updates, f"{run.info['weights']:,}")
     processes = run.info["config"].get("processes")
     each = f" in each of {processes} processes" if processes else ""
     device, threads = (run.info["environment"][key] for key in ("device", "threads"))
