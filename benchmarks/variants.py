@@ -97,11 +97,12 @@ class Task:
         return cross_entropy(logits, labels, label_smoothing=self.config.loss.label_smoothing)
 
     def validate(self) -> None:
-        """One pass over the validation images."""
+        """One pass over the validation images and as many training images."""
         from bestepoch.components.models import inference, scoring
 
-        logits = inference.predict(self.network, self.held_images)
-        scoring.score_examples(logits, self.held_labels, self.config.loss.label_smoothing)
+        held = len(self.held_labels)
+        for images, labels in ((self.held_images, self.held_labels), (self.images[:held], self.labels[:held])):
+            scoring.score_examples(inference.predict(self.network, images), labels)
 
 
 def epochs(task: Task, log: Callable[[int, Any, float], None]) -> None:

@@ -157,7 +157,7 @@ def test_parameters_and_the_config_artifact_are_the_resolved_configuration(train
         "split.validation": "0.1",
         "train.epochs": "2",
         "train.batch_size": "100",
-        "loss.label_smoothing": "0.1",
+        "loss.label_smoothing": "0.0",
         "device.name": "cpu",
         "device.threads": "1",
     }

@@ -143,7 +143,7 @@ class Run:
             status="running",
             command="dvc repro" if config.publish else identity.format_command(origin.launch_command, origin.overrides),
             experiment=identity.find_preset(origin.overrides),
-            config=request.values,
+            config=request.values | {"data": split.name},  # of the sample where that stands in
             code=request.code,
             data={
                 "name": split.name,
