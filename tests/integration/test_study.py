@@ -15,12 +15,12 @@ from mlflow import MlflowClient
 import live
 from bestepoch.base import files
 from bestepoch.base.config import compose
-from bestepoch.base.config.schema import SelectionConfig
+from bestepoch.base.config.schema import SelectionConfig, TrackingConfig
 from bestepoch.base.errors import UsageError
 from bestepoch.runs.journal import EPOCH_COLUMNS
 from bestepoch.runs.run import Run
 from bestepoch.sweeps.replicates import group_replicates
-from bestepoch.sweeps.study import write_study
+from bestepoch.sweeps.study import run_study, write_study
 
 LOSS = SelectionConfig(metric="val/loss", mode="min", rule="best", smoothing=1)
 ACCURACY = SelectionConfig(metric="val/accuracy", mode="max", rule="best", smoothing=1)
@@ -33,14 +33,18 @@ def make(tmp_path: Path) -> Make:
     """A run with these validation losses, as training would leave it."""
     base = compose.load_config(["data=mnist_sample"], False)[1].training()
 
-    def make_run(name: str, losses: list[float], **changed: Any) -> Run:
+    def make_run(name: str, losses: list[float], data: dict[str, Any] | None = None, **changed: Any) -> Run:
         values = {**base, **changed}
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
-        rows = [[i, 10 * i, 1.0 / i, loss, 1 - loss, 0.1, 1.0, 1e9 + i] for i, loss in enumerate(losses, 1)]
+        rows = [
+            [i, 10 * i, 1.0 / i, loss / 2, 1 - loss / 2, loss, 1 - loss, 0.1, 1.0, 1e9 + i]
+            for i, loss in enumerate(losses, 1)
+        ]
         with (folder / "epochs.csv").open("w", newline="") as file:
             csv.writer(file).writerows([EPOCH_COLUMNS, *rows])
-        files.write_json(folder / "run.json", {**live.RECORD, "name": name, "config": values})
+        data = {"name": "mnist_sample", "checksum": "0" * 64} | (data or {})
+        files.write_json(folder / "run.json", {**live.RECORD, "name": name, "config": values, "data": data})
         return Run.read(folder)
 
     return make_run
@@ -126,6 +130,57 @@ def test_the_files_hold_the_means(make: Make, tmp_path: Path) -> None:
     assert numbers["recommended_epochs"] == 2
     assert numbers["mean"] == 0.375
     assert (out / "study.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_of_different_data_are_never_averaged(make: Make) -> None:
+    of_sample, of_all = {"name": "mnist_sample"}, {"name": "mnist", "checksum": "1" * 64}
+    runs = [make("a", [0.5], of_sample), make("b", [0.4], of_all), make("c", [0.3], of_all, seed=1)]
+    assert [(found.name, len(found.runs)) for found in group_replicates(runs)] == [
+        ("data=mnist_sample", 1),
+        ("data=mnist", 2),
+    ]
+    changed = make("d", [0.5], {**of_all, "checksum": "2" * 64})  # the same name and split, other images
+    assert len(group_replicates([runs[1], changed])) == 2
+    # other folds have other checksums
+    folds = [
+        make(f"fold{i}", [0.5], {"checksum": str(i) * 64}, split={"validation": 0.1, "seed": 0, "folds": 5, "fold": i})
+        for i in range(5)
+    ]
+    assert [len(found.runs) for found in group_replicates(folds)] == [5]
+
+
+@pytest.mark.parametrize(
+    ("losses", "said", "interval"),
+    [
+        ([[0.5, 0.3, 0.4]], "one run gives no interval: add seed='range(5)'", None),
+        ([[0.5, 0.3, 0.4]] * 2, "95% interval 2 to 2; two runs are few", [2, 2]),
+        ([[0.5, 0.3, 0.4]] * 3, "(95% interval 2 to 2)", [2, 2]),
+        ([[0.5, 0.4, 0.3]] * 3, "95% interval 3 to 3, cut off at 3, the last epoch that all of them have", [3, 3]),
+    ],
+)
+def test_an_interval_says_how_far_it_can_be_trusted(
+    losses: list[list[float]],
+    said: str,
+    interval: list[int] | None,
+    make: Make,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level("INFO", "bestepoch"):
+        run_study(seeds(make, *losses), LOSS, TrackingConfig.model_construct(mlflow=False), tmp_path / "study")
+    assert said in caplog.text
+    (numbers,) = json.loads((tmp_path / "study/study.json").read_text())["settings"]
+    assert [numbers[key] for key in ("low", "high") if key in numbers] == (interval or [])
+
+
+def test_a_study_reads_tables_of_earlier_versions(make: Make, tmp_path: Path) -> None:
+    runs = seeds(make, [0.5, 0.25], [0.75, 0.5])
+    table = runs[0].folder / "epochs.csv"
+    columns, *rows = (line.split(",") for line in table.read_text().splitlines())
+    kept = [i for i, name in enumerate(columns) if not name.startswith("train/eval")]
+    table.write_text("".join(",".join(line[i] for i in kept) + "\n" for line in (columns, *rows)))
+    write_study(group_replicates(runs), LOSS, tmp_path / "study")
+    assert not any(name.startswith("train/eval") for name in live.table(tmp_path / "study/curves.csv")[0])
 
 
 def test_a_run_without_an_epoch_is_refused(make: Make) -> None:

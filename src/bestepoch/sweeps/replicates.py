@@ -58,7 +58,11 @@ def group_replicates(runs: list[Run]) -> list[ReplicateCurves]:
         UsageError: a run has no finished epoch.
     """
     runs = sorted(runs, key=lambda run: run.name)  # floating-point sums depend on the order
-    configs = [{k: v for k, v in flatten(run.info["config"]).items() if k not in REPLICATE_KEYS} for run in runs]
+    data = _data_keys(runs)
+    configs = [
+        {k: v for k, v in flatten(run.info["config"]).items() if k not in REPLICATE_KEYS} | keys
+        for run, keys in zip(runs, data, strict=True)
+    ]
     keys = _distinguishing_keys(configs)
     groups: dict[str, ReplicateCurves] = {}
     for run, config in zip(runs, configs, strict=True):
@@ -70,6 +74,24 @@ def group_replicates(runs: list[Run]) -> list[ReplicateCurves]:
         group.runs.append(run)
         group.tables.append(table)
     return list(groups.values())
+
+
+def _data_keys(runs: list[Run]) -> list[dict[str, Any]]:
+    """Return what tells the data of the runs apart: the name, and a version where one name has several checksums.
+
+    The checksum is that of a split, so it is compared between runs of the same split.
+    """
+    splits = [(run.info["data"]["name"], repr(run.info["config"].get("split"))) for run in runs]
+    checksums: dict[tuple[str, str], list[str]] = {}
+    for split, run in zip(splits, runs, strict=True):
+        known = checksums.setdefault(split, [])
+        if run.info["data"]["checksum"] not in known:
+            known.append(run.info["data"]["checksum"])
+    several = any(len(known) > 1 for known in checksums.values())
+    return [
+        {"data": split[0]} | ({"data.checksum": run.info["data"]["checksum"][:12]} if several else {})
+        for split, run in zip(splits, runs, strict=True)
+    ]
 
 
 def _distinguishing_keys(configs: list[dict[str, Any]]) -> list[str]:

@@ -19,7 +19,7 @@ from bestepoch.sweeps.replicates import REPLICATE_KEYS, ReplicateCurves, group_r
 
 log = logging.getLogger("bestepoch")
 
-COLUMNS = ("train/epoch_loss", "val/loss", "val/accuracy")
+COLUMNS = ("train/epoch_loss", "train/eval_loss", "train/eval_accuracy", "val/loss", "val/accuracy")
 
 
 def run_study(runs: list[Run], choice: SelectionConfig, tracking: TrackingConfig, out: Path) -> None:
@@ -72,17 +72,19 @@ def write_study(study: list[ReplicateCurves], choice: SelectionConfig, out: Path
     """Write ``study.json``, ``runs.csv``, ``curves.csv`` and ``study.png`` into ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     runs, curves = [], []
+    # tables of earlier versions, or without scored training images, lack some
+    columns = [name for name in COLUMNS if all(name in row for s in study for table in s.tables for row in table)]
     for setting in study:
         for run, table, best in zip(setting.runs, setting.tables, setting.best_epochs(choice), strict=True):
             values = flatten(run.info["config"])
             row = [setting.name, run.name, *(values.get(key) for key in REPLICATE_KEYS), len(table), best]
             runs.append([*row, table[best - 1][choice.metric]])
-        values_by_column = [setting.curves(column) for column in COLUMNS]
+        values_by_column = [setting.curves(column) for column in columns]
         for e in range(setting.epochs):
             spread = [f(values[:, e]) for values in values_by_column for f in (np.mean, standard_deviation)]
             curves.append([setting.name, e + 1, len(setting.runs), *map(float, spread)])
     write_table(out / "runs.csv", ["setting", "run", *REPLICATE_KEYS, "epochs", "best_epoch", choice.metric], runs)
-    spread_columns = [f"{column} {statistic}" for column in COLUMNS for statistic in ("mean", "sd")]
+    spread_columns = [f"{column} {statistic}" for column in columns for statistic in ("mean", "sd")]
     write_table(out / "curves.csv", ["setting", "epoch", "runs", *spread_columns], curves)
     plot_study(study, choice).savefig(out / "study.png", dpi=120)
     settings = [{"name": setting.name, **_summarize(setting, choice)} for setting in study]
@@ -90,10 +92,21 @@ def write_study(study: list[ReplicateCurves], choice: SelectionConfig, out: Path
 
 
 def _summarize(setting: ReplicateCurves, choice: SelectionConfig) -> dict[str, float]:
+    """Return the recommended epochs with their interval, and the metric there; one run gives no interval."""
     epochs, low, high = setting.recommended(choice)
     values = setting.curves(choice.metric)[:, epochs - 1]
-    counts = {"runs": len(setting.runs), "recommended_epochs": epochs, "low": low, "high": high}
+    interval = {"low": low, "high": high} if len(setting.runs) > 1 else {}
+    counts = {"runs": len(setting.runs), "recommended_epochs": epochs, **interval}
     return {**counts, "mean": float(values.mean()), "sd": standard_deviation(values)}
+
+
+def _describe_interval(setting: ReplicateCurves, summary: dict[str, float]) -> str:
+    if "low" not in summary:
+        return "one run gives no interval: add seed='range(5)'"
+    interval = f"95% interval {summary['low']} to {summary['high']}"
+    if summary["high"] == setting.epochs:
+        interval += f", cut off at {setting.epochs}, the last epoch that all of them have"
+    return interval + "; two runs are few" * (len(setting.runs) == 2)
 
 
 def standard_deviation(values: np.ndarray) -> float:
@@ -107,9 +120,10 @@ def _log_study(study: list[ReplicateCurves], choice: SelectionConfig) -> None:
         summary = _summarize(setting, choice)
         log.info("%s", setting.name)
         log.info(
-            "  epochs %d (95%% interval %d to %d), where the mean %s of %d runs is %.4g ± %.2g",
-            summary["recommended_epochs"], summary["low"], summary["high"],
-            choice.metric, summary["runs"], summary["mean"], summary["sd"],
+            "  epochs %d (%s), where the mean %s of %d %s is %.4g%s",
+            summary["recommended_epochs"], _describe_interval(setting, summary), choice.metric, summary["runs"],
+            "run" if summary["runs"] == 1 else "runs", summary["mean"],
+            f" ± {summary['sd']:.2g}" if summary["runs"] > 1 else "",
         )  # fmt: skip
         log.info("  best epoch of each run: %s", ", ".join(map(str, sorted(setting.best_epochs(choice)))))
         if summary["recommended_epochs"] == setting.epochs:
