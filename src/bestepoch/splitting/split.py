@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bestepoch.base import files
+from bestepoch.base.checksums import part_checksum
 from bestepoch.base.config.schema import SplitConfig
 from bestepoch.base.errors import UsageError
 from bestepoch.base.idx import read_idx
@@ -74,13 +75,14 @@ def split_data(raw: Path, output_dir: Path, config: SplitConfig) -> dict[str, An
         "test": (test_images, test_labels),
     }
     classes = int(max(labels.max(), test_labels.max())) + 1
-    checksums = {part: _checksum(*arrays) for part, arrays in parts.items()}
+    checksums = {part: part_checksum(*arrays) for part, arrays in parts.items()}
     mean, std = _pixel_moments(parts["train"][0])
     summary: dict[str, Any] = {
         "name": metadata["name"],
         "request": {"data": metadata["requested"], "split": config.model_dump()},
         "source": metadata["source"],
         "files": names,
+        **({"mirrors": metadata["mirrors"]} if "mirrors" in metadata else {}),
         "image": list(images.shape[1:]),
         "classes": classes,
         "sizes": {part: len(arrays[1]) for part, arrays in parts.items()},
@@ -182,13 +184,6 @@ def _split_fold(
     unique_mask[[validation for _, validation in folds][config.fold]] = True
     mask = unique_mask[inverse]
     return candidates[~mask], candidates[mask]
-
-
-def _checksum(images: Bytes, labels: Bytes) -> str:
-    digest = hashlib.sha256(repr(images.shape).encode())
-    digest.update(np.ascontiguousarray(images).data)
-    digest.update(np.ascontiguousarray(labels).data)
-    return digest.hexdigest()
 
 
 def _write_split(output_dir: Path, parts: dict[str, tuple[Bytes, Bytes]], summary: dict[str, Any]) -> None:

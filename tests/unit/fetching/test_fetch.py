@@ -170,8 +170,8 @@ UNREACHABLE = {
 CORRUPT = {"flipped": flipped, "shortened": shortened, "other page": other_page, "empty": empty}
 
 
-def assert_whole(out: Path, published: Published) -> None:
-    """``out`` holds the four files as published and ``dataset.json``, and nothing is beside it."""
+def assert_whole(out: Path, published: Published, **more: object) -> None:
+    """``out`` holds the four files as published and ``dataset.json`` (with ``more``), and nothing is beside it."""
     found = found_in(out)
     found.pop("dataset.json")
     assert found == {name: sha256(content) for name, content in published.contents.items()}
@@ -183,6 +183,7 @@ def assert_whole(out: Path, published: Published) -> None:
             role: {"name": name, "md5": getattr(published.md5, role)}
             for role, name in published.files.model_dump().items()
         },
+        **more,
     }
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
@@ -434,7 +435,7 @@ def test_without_a_checksum_a_file_is_fetched_anew(serve, published, tmp_path):
     settings = published.config(server.url).model_copy(update={"md5": sums})
     for _ in range(2):
         fetch(settings, QUICK, tmp_path / "download")
-        assert_whole(tmp_path / "download", published)
+        assert_whole(tmp_path / "download", published, mirrors=[server.url])
     assert Counter(server.requests) == Counter([*published.contents, published.files.test_labels])
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import shutil
 import tracemalloc
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +22,9 @@ import live
 from bestepoch.base.config import compose
 from bestepoch.base.config.schema import SplitConfig
 from bestepoch.base.errors import UsageError
-from bestepoch.components.data.split import load_part
+from bestepoch.components.data.split import Split, load_part
+from bestepoch.fetching.download import fetch
+from bestepoch.fetching.mirrors import find_local_files
 from bestepoch.splitting import ensure
 from bestepoch.splitting.split import _pixel_moments, log_split, split_data
 from invented import MINE, OWN, PARTS, Bytes, Raw, invented, parts_of
@@ -315,6 +319,7 @@ def said(monkeypatch):
     """What has been logged, however the package's logger is set up."""
     messages: list[str] = []
     monkeypatch.setattr("bestepoch.splitting.split.log.info", lambda text, *values: messages.append(text % values))
+    # the modules share one logger
     monkeypatch.setattr("bestepoch.splitting.split.log.warning", lambda text, *values: messages.append(text % values))
     return lambda: messages
 
@@ -471,6 +476,43 @@ def test_part_that_is_not_there(tmp_path):
         load_part(tmp_path, "validation")
 
 
+def test_part_of_another_split_is_refused(tmp_path):
+    """A whole file, and not the one that the summary and so the run speak of."""
+    raw = RAW.write(tmp_path / "raw")
+    split_data(raw, tmp_path / "one", TENTH)
+    split_data(raw, tmp_path / "prepared/other", part_of(validation=0.1, seed=1))
+    shutil.copyfile(tmp_path / "one/train.npz", tmp_path / "prepared/other/train.npz")
+    load_part(tmp_path / "one", "train")
+    with pytest.raises(UsageError) as error:
+        load_part(tmp_path / "prepared/other", "train")
+    found, recorded = (Split.read(tmp_path / name).values["checksums"]["train"] for name in ("one", "prepared/other"))
+    assert str(error.value) == (
+        f"{tmp_path}/prepared/other/train.npz is not what split wrote: its checksum is {found[:12]}, and summary.json "
+        f"has {recorded[:12]}. Make it anew with: rm -r {tmp_path}/prepared/other, then the same command as before"
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0" * 2000, b"PK\x03\x04 and no more", b"(dp0\n.", None],
+    ids=["empty", "zeros", "cut", "pickle", "one bit"],
+)
+def test_part_that_is_damaged_is_refused(content, tmp_path):
+    split_data(RAW.write(tmp_path / "raw"), tmp_path / "split", TENTH)
+    path = tmp_path / "split/test.npz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:500] + bytes([whole[500] ^ 1]) + whole[501:] if content is None else content)
+    with pytest.raises(UsageError, match=r"test\.npz is damaged \(.+\)\. Make it anew with: dvc repro split$"):
+        load_part(tmp_path / "split", "test")
+
+
+@pytest.mark.parametrize(("content", "what"), [("[]", "holds no keys"), ('{"name": "a"}', "has no checksum, ")])
+def test_summary_that_lacks_what_is_read_is_refused(content, what, tmp_path):
+    (tmp_path / "summary.json").write_text(content)
+    with pytest.raises(UsageError, match=rf"summary\.json {what}.*\. Make it anew with: dvc repro split$"):
+        Split.read(tmp_path)
+
+
 # A data set of one's own: four files and one new file in conf/data/.
 
 
@@ -525,20 +567,116 @@ def test_each_split_has_its_own_folder(in_checkout):
         assert len(parts_of(made[line].folder)["validation"][1]) == images
 
 
-def test_split_of_the_pipeline_is_used_where_it_is_the_one(in_checkout):
-    raw = in_checkout / "raw"
+@pytest.fixture
+def pipeline_split(in_checkout: Path) -> Iterator[Callable[..., Path]]:
+    """Fetches and splits a data set as the pipeline does, and removes what it has made."""
+
+    def make(*overrides: str) -> Path:
+        settings = own_settings(*overrides)
+        fetch(settings.data, settings.fetch, in_checkout / "raw")
+        split_data(in_checkout / "raw", in_checkout / "data/split", settings.split)
+        return in_checkout / "data/split"
+
+    yield make
+    shutil.rmtree(in_checkout / "raw")
+    for part in ("summary.json", *(f"{part}.npz" for part in PARTS)):
+        (in_checkout / "data/split" / part).unlink()
+
+
+def test_split_of_the_pipeline_is_used_where_it_is_the_one(in_checkout, pipeline_split):
+    folder = pipeline_split("split.validation=300")
+    assert ensure.ensure_split(own_settings("split.validation=300")).folder == folder
+    assert not (in_checkout / "data/prepared").exists()
+    assert ensure.ensure_split(own_settings("split.validation=256")).folder.parent == in_checkout / "data/prepared"
+
+
+@pytest.mark.parametrize("change", ["mirrors", "files"])
+def test_split_of_the_pipeline_is_not_used_where_conf_names_other_files(change, in_checkout, pipeline_split):
+    folder, conf = pipeline_split("split.validation=300"), in_checkout / "conf/data/mine.yaml"
+    if change == "mirrors":
+        conf.write_text(MINE.replace("[my/files]", "[http://127.0.0.1:9/nobody, my/files]"))
+        assert not find_local_files(own_settings().data), "a server comes first, so no folder is compared"
+    else:
+        shutil.copyfile(in_checkout / "my/files/test_labels.gz", in_checkout / "my/files/other.gz")
+        conf.write_text(MINE.replace("test_labels.gz", "other.gz"))
     try:
-        OWN.write(raw, "mine")
-        about = json.loads((raw / "dataset.json").read_text())
-        (raw / "dataset.json").write_text(json.dumps({**about, "requested": "mine"}))
-        split_data(raw, in_checkout / "data/split", part_of(validation=300, seed=0))
-        assert ensure.ensure_split(own_settings("split.validation=300")).folder == in_checkout / "data/split"
-        assert not (in_checkout / "data/prepared").exists()
-        assert ensure.ensure_split(own_settings("split.validation=256")).folder.parent == in_checkout / "data/prepared"
+        split = ensure.ensure_split(own_settings("split.validation=300", "fetch.retries=0"))
     finally:
-        shutil.rmtree(raw)
-        for part in ("summary.json", *(f"{part}.npz" for part in PARTS)):
-            (in_checkout / "data/split" / part).unlink()
+        conf.write_text(MINE)
+        (in_checkout / "my/files/other.gz").unlink(missing_ok=True)
+    assert split.folder.parent == in_checkout / "data/prepared"
+    assert split.checksum == Split.read(folder).checksum
+
+
+def replace_own(folder: Path, raw: Raw) -> None:
+    """Other images behind the same names, of the same size, with the times of the old files."""
+    shutil.rmtree(folder / "new", ignore_errors=True)
+    raw.write(folder / "new")
+    for path in (folder / "new").glob("*.gz"):
+        times = (folder / "my/files" / path.name).stat()
+        path.replace(folder / "my/files" / path.name)
+        os.utime(folder / "my/files" / path.name, ns=(times.st_atime_ns, times.st_mtime_ns))
+    shutil.rmtree(folder / "new")
+
+
+def test_own_files_that_have_changed_are_prepared_anew(in_checkout, said, monkeypatch):
+    monkeypatch.setattr("bestepoch.base.checksums.SMALL", 0)  # these files count as large
+    settings = own_settings("split.validation=256")
+    first = ensure.ensure_split(settings)
+    said().clear()
+    try:
+        replace_own(in_checkout, invented([6] * 256, tests=1, shape=(12, 20), seed=1))
+        second = ensure.ensure_split(settings)
+        assert said() == [
+            f"data     my/files/train_images.gz has changed since data/prepared/{first.folder.name} was made of it: "
+            "mine is prepared anew",
+            "mine: 1,280 train, 256 validation, 256 test images of 256 classes",
+        ]
+        assert second.folder.name == f"{first.folder.name}-2"
+        assert second.checksum != first.checksum
+        said().clear()
+        assert ensure.ensure_split(settings) == second
+    finally:
+        replace_own(in_checkout, OWN)
+    # runs of before keep their split, and the old files bring it back
+    assert Split.read(first.folder).checksum == first.checksum
+    assert ensure.ensure_split(settings) == first
+    assert said() == []
+
+
+def test_own_files_that_have_changed_since_the_pipeline_took_them(in_checkout, pipeline_split, said):
+    folder = pipeline_split("split.validation=300")
+    try:
+        replace_own(in_checkout, invented([6] * 256, tests=1, shape=(12, 20), seed=1))
+        split = ensure.ensure_split(own_settings("split.validation=300"))
+    finally:
+        replace_own(in_checkout, OWN)
+    assert split.folder.parent == in_checkout / "data/prepared"
+    assert split.checksum != Split.read(folder).checksum
+    assert said()[0] == (
+        "data     my/files/train_images.gz has changed since data/split was made of it (for the pipeline, type: "
+        "dvc repro -f fetch && dvc repro): mine is prepared anew"
+    )
+
+
+def test_sample_that_stood_in_is_replaced_when_all_own_files_are_there(in_checkout, said):
+    conf = in_checkout / "conf/data/mine.yaml"
+    conf.write_text(f"{MINE}fallback: mnist_sample\n")
+    shutil.move(in_checkout / "my", in_checkout / "elsewhere")
+    try:
+        settings = own_settings("split.validation=300")
+        sample = ensure.ensure_split(settings)
+        assert (sample.name, sample.requested) == ("mnist_sample", "mine")
+        (in_checkout / "my/files").mkdir(parents=True)
+        shutil.copy(in_checkout / "elsewhere/files/train_images.gz", in_checkout / "my/files")
+        assert ensure.ensure_split(settings) == sample  # with one file of four it would be the sample again
+        shutil.rmtree(in_checkout / "my")
+        shutil.move(in_checkout / "elsewhere", in_checkout / "my")
+        assert ensure.ensure_split(settings).name == "mine"
+    finally:
+        conf.write_text(MINE)
+    expected = f"data     the files are there now, and data/prepared/{sample.folder.name} has the offline sample"
+    assert f"{expected}: mine is prepared anew" in said()
 
 
 def test_no_pipeline_split(in_checkout):
