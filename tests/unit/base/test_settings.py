@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -417,6 +418,58 @@ def test_a_params_yaml_that_is_none_is_explained(project: Path, content: str | N
 def test_a_mistake_in_a_conf_file_is_explained(project: Path, file: str, old: str, new: str, parts: list[str]) -> None:
     change(project / f"conf/{file}.yaml", old, new)
     said(complaint([]), *parts)
+
+
+def test_two_data_sets_of_one_name_are_told_apart(project: Path) -> None:
+    """A copy that keeps the name would train on the images of the original."""
+    original = project / "conf/data/mnist.yaml"
+    (project / "conf/data/mine.yaml").write_text(original.read_text().replace("mirrors:", "mirrors: # mine"))
+    for chosen in ("mine", "mnist"):
+        assert complaint([f"data={chosen}"]) == (
+            "conf/data/mine.yaml and conf/data/mnist.yaml both have `name: mnist`, so one would train on the images of "
+            "the other. In conf/data/mine.yaml write: name: mine"
+        )
+    assert "both have `name: mnist`" in complaint(["data=mnist_sample,mine"], multirun=True)
+    compose.load_config(["data=kmnist"], False)
+    (project / "conf/data/mine.yaml").write_text(original.read_text().replace("name: mnist", "name: mine"))
+    assert compose.load_config(["data=mine"], False)[1].data.name == "mine"
+
+
+BOMBS = {
+    "anchors that multiply": (
+        "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)),
+        "stands for 7,125 values and more in line 5; at most 5,000 are read",
+    ),
+    "deep in brackets": (f"a: {'[' * 100_000}", "has more than 50 levels in line 1; at most 50 are read"),
+    "deep in dashes": ("- " * 50_000, "has more than 50 levels in line 1; at most 50 are read"),
+    "deep in lines": ("".join(f"{' ' * i}a:\n" for i in range(600)), "has more than 50 levels in line 51"),
+    "recursive": ("a: &a {b: [*a]}\n", "line 1: *a stands inside &a, so it would never end"),
+    "large": ("# x\n" * 100_000, "has 400,000 bytes; at most 256,000 are read"),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+@pytest.mark.parametrize("name", ["params.yaml", "conf/config.yaml", "conf/model/cnn.yaml", "conf/data/bomb.yaml"])
+def test_a_file_that_stands_for_too_much_is_refused_at_once(project: Path, name: str, kind: str) -> None:
+    content, reason = BOMBS[kind]
+    (project / name).write_text(content)
+    started = time.monotonic()
+    assert complaint([]).startswith(f"{name}{',' if kind == 'recursive' else ''} {reason}")
+    assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize("name", ["params.yaml", "conf/config.yaml", "conf/model/mlp.yaml"])
+def test_a_file_that_is_no_text_is_named(project: Path, name: str) -> None:
+    (project / name).write_bytes(b"a: \xff\xfe\n")
+    with pytest.raises(UsageError, match=rf"^{name} is not readable: 'utf-8' codec can't decode byte 0xff"):
+        compose.load_config([], False)
+
+
+def test_a_default_is_read_without_composing(project: Path) -> None:
+    assert compose.read_default("tracking.mlflow") is True
+    (project / "conf/config.yaml").write_text(BOMBS["recursive"][0])
+    with pytest.raises(UsageError, match="stands inside &a"):
+        compose.read_default("tracking.mlflow")
 
 
 @pytest.mark.parametrize("file", ["optimizer/adamw", "config"])

@@ -20,15 +20,13 @@ from bestepoch.base.config.groups import CONFIG_GROUPS, RENAMED_KEYS, new_key
 from bestepoch.base.config.local import read_local_keys
 from bestepoch.base.config.messages import format_validation_error, suggest, unknown_key_message
 from bestepoch.base.config.schema import Config
+from bestepoch.base.config.yaml_files import load_yaml, read_top_level_value, read_yaml_text
 from bestepoch.base.errors import UsageError
 
 
 @functools.lru_cache(maxsize=8)
 def _read_params(path: Path, _changed: int) -> dict[str, Any]:
-    try:
-        values = OmegaConf.to_container(OmegaConf.load(path))
-    except (YAMLError, OmegaConfBaseException, OSError) as error:
-        raise UsageError(f"{paths.display_path(path)} is not readable: {error}") from None
+    values = load_yaml(path)
     if not isinstance(values, dict):
         raise UsageError(f"{paths.display_path(path)} must hold `key: value` lines")
     return {str(k): v for k, v in values.items()}
@@ -57,7 +55,7 @@ def _read_param(key: str) -> Any:
 
 def read_default(key: str) -> Any:
     """Return one value of ``conf/config.yaml`` without composing, or None if the key is missing."""
-    return OmegaConf.select(OmegaConf.load(paths.project_root() / "conf/config.yaml"), key)
+    return OmegaConf.select(OmegaConf.create(load_yaml(paths.project_root() / "conf/config.yaml")), key)
 
 
 # Register `${params:key}` at import: a launcher's worker processes call nothing else here before Hydra composes.
@@ -65,12 +63,28 @@ OmegaConf.register_new_resolver("params", _read_param, replace=True)
 
 
 def _reject_unused_params() -> None:
-    """Raise `UsageError` for a key of ``params.yaml`` that no file in ``conf/`` reads: it would have no effect."""
+    """Raise `UsageError` for a key of ``params.yaml`` that no file in ``conf/`` reads: it would have no effect.
+
+    Each file in ``conf/`` is checked for its size on the way, before Hydra loads it.
+    """
     conf = paths.project_root() / "conf"
-    used = {key for path in conf.rglob("*.yaml") for key in re.findall(r"\$\{params:([\w.]+)\}", path.read_text())}
+    texts = [read_yaml_text(path) for path in sorted(conf.rglob("*.yaml"))]
+    used = {key for text in texts for key in re.findall(r"\$\{params:([\w.]+)\}", text)}
     for key in _flatten_keys(read_params()):
         if key not in used:
             raise UsageError(f"params.yaml: {unknown_key_message(key, sorted(used))}")
+
+
+def _reject_shared_name(name: str) -> None:
+    """Raise `UsageError` if two files in ``conf/data/`` have the same ``name``, by which data sets are told apart."""
+    folder = paths.project_root() / "conf/data"
+    sharing = [path for path in sorted(folder.glob("*.yaml")) if read_top_level_value(path, "name") == name]
+    if len(sharing) > 1:
+        copy = next((path for path in sharing if path.stem != name), sharing[1])
+        raise UsageError(
+            f"{' and '.join(paths.display_path(path) for path in sharing)} both have `name: {name}`, so one would "
+            f"train on the images of the other. In {paths.display_path(copy)} write: name: {copy.stem}"
+        )
 
 
 def list_options(group: str) -> list[str]:
@@ -103,7 +117,7 @@ def load_option(group: str, name: str) -> Any:
     """
     if name not in list_options(group):
         raise UsageError(f"{group} = {name} is not in conf/{group}/. {suggest(name, list_options(group))}")
-    values = {group: OmegaConf.to_container(OmegaConf.load(paths.project_root() / "conf" / group / f"{name}.yaml"))}
+    values = {group: load_yaml(paths.project_root() / "conf" / group / f"{name}.yaml")}
     field = Config.model_fields[group]
     adapter: Any = TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]
     try:
@@ -201,7 +215,7 @@ def _compose(overrides: list[str], hydra_overrides: list[str]) -> DictConfig:
         with initialize_config_dir(str(paths.project_root() / "conf"), version_base="1.3"):
             try:
                 cfg = compose("config", [*overrides, *hydra_overrides])
-                validate(cfg)
+                _reject_shared_name(validate(cfg).data.name)
                 return cfg
             except (HydraException, OmegaConfBaseException, UsageError) as error:
                 # Composing is slow, so look for unknown keys only where one is possible: Hydra reports unknown keys
