@@ -27,12 +27,33 @@ PARTS = ("train", "validation", "test")
 
 
 def log_split(summary: dict[str, Any]) -> None:
-    """Log the sizes of a split and warn about duplicate images."""
+    """Log the sizes of a split, and warn about duplicate images and about classes that a part lacks."""
     sizes = ", ".join(f"{summary['sizes'][part]:,} {part}" for part in PARTS)
     log.info("%s: %s images of %d classes", summary["name"], sizes, summary["classes"])
     for duplicates in summary["duplicates"].values():
         if duplicates["count"]:
             log.warning("warning: %d %s", duplicates["count"], duplicates["what"])
+    for line in _describe_missing_classes(summary["per_class"]):
+        log.warning("warning: %s", line)
+
+
+def _describe_missing_classes(per_class: dict[str, list[int]]) -> list[str]:
+    """Return a line for each kind of gap: labels that nothing has, and classes that training or another part lacks."""
+    total = np.sum([per_class[part] for part in PARTS], axis=0)
+    train, validation, test = (np.array(per_class[part]) for part in PARTS)
+    kinds = (
+        (total == 0, "no image has the label {}: the network gets an output for it all the same. Number labels from 0"),
+        ((train == 0) & (total > 0), "no training image is of class {}: the network cannot learn it"),
+        ((validation == 0) & (train > 0), "no validation image is of class {}: the best epoch is chosen without it"),
+        ((test == 0) & (train > 0), "no test image is of class {}: the test accuracy says nothing of it"),
+    )
+    return [text.format(_format_classes(np.flatnonzero(mask))) for mask, text in kinds if mask.any()]
+
+
+def _format_classes(classes: NDArray[Any]) -> str:
+    """Return "3, 5 to 9" for sorted numbers."""
+    runs = np.split(classes, np.flatnonzero(np.diff(classes) > 1) + 1)
+    return ", ".join(f"{run[0]}" if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
 
 
 def split_data(raw: Path, output_dir: Path, config: SplitConfig) -> dict[str, Any]:

@@ -462,13 +462,35 @@ def test_any_image_size_and_up_to_256_classes(shape, classes, tmp_path):
         assert max(labels.tolist()) == classes - 1
 
 
-def test_class_that_only_the_test_set_has(tmp_path):
+def test_class_that_only_the_test_set_has(tmp_path, said):
     labels = RAW.test_labels.copy()
     labels[0] = 5
     summary = split_data(replace(RAW, test_labels=labels).write(tmp_path / "raw"), tmp_path / "split", TENTH)
     assert summary["classes"] == 6
     assert summary["per_class"]["train"] == [90, 54, 36, 0, 0, 0]
     assert summary["per_class"]["test"] == np.bincount(labels).tolist()
+    log_split(summary)
+    assert said()[1:] == [
+        "warning: no image has the label 3 to 4: the network gets an output for it all the same. Number labels from 0",
+        "warning: no training image is of class 5: the network cannot learn it",
+    ]
+
+
+def test_labels_with_gaps_and_classes_that_a_part_lacks_are_named(tmp_path, said):
+    """Labels 0, 1 and 2 are called 1, 7 and 183; class 7 is in no test image."""
+    call = np.array([1, 7, 183], np.uint8)
+    kept = RAW.test_labels != 1
+    raw = Raw(RAW.images, call[RAW.labels], RAW.test_images[kept], call[RAW.test_labels[kept]])
+    summary = split_data(raw.write(tmp_path / "raw"), tmp_path / "split", TENTH)
+    summary["per_class"]["validation"][1] = summary["per_class"]["validation"][183] = 0
+    log_split(summary)
+    assert said() == [
+        "invented: 180 train, 20 validation, 6 test images of 184 classes",
+        "warning: no image has the label 0, 2 to 6, 8 to 182: the network gets an output for it all the same. "
+        "Number labels from 0",
+        "warning: no validation image is of class 1, 183: the best epoch is chosen without it",
+        "warning: no test image is of class 7: the test accuracy says nothing of it",
+    ]
 
 
 def test_part_that_is_not_there(tmp_path):
