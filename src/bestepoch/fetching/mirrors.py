@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from bestepoch.base.config.data_sets import IdxDataConfig
 from bestepoch.base.config.schema import FetchConfig
 from bestepoch.base.errors import UsageError
+from bestepoch.base.idx import MAX_BYTES
 from bestepoch.base.paths import project_root
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class MirrorUnavailable(Exception):
-    """A mirror did not deliver the file: no connection, error status, too slow, truncated or not in the folder."""
+    """A mirror did not deliver the file: no connection, error, too slow, too large, truncated or not in the folder."""
 
 
 class ChecksumMismatch(Exception):
@@ -97,12 +98,20 @@ def _local_folder(mirror: str) -> Path | None:
 def _make_copier(path: Path) -> Callable[..., None]:
     def copy(url: str, output_file: str, _pooch: object) -> None:
         try:
+            if path.exists() and not path.is_file():  # reading a pipe or a device may never end
+                raise MirrorUnavailable("not a file")
+            _require_size(path.stat().st_size)
             content = path.read_bytes()
         except OSError as error:
             raise MirrorUnavailable("no such file" if not path.exists() else str(error)) from None
         Path(output_file).write_bytes(content)
 
     return copy
+
+
+def _require_size(num_bytes: int) -> None:
+    if num_bytes > MAX_BYTES:
+        raise MirrorUnavailable(f"too large: {num_bytes:,} bytes and more; at most {MAX_BYTES:,} are taken")
 
 
 def _make_http_downloader(config: FetchConfig) -> Callable[..., None]:
@@ -117,6 +126,7 @@ def _make_http_downloader(config: FetchConfig) -> Callable[..., None]:
         with requests.get(url, stream=True, timeout=config.timeout) as response, Path(output_file).open("wb") as file:
             response.raise_for_status()
             total = int(response.headers.get("content-length", 0))
+            _require_size(total)
             start, num_bytes = time.monotonic(), 0
             with download_progress(url.rsplit("/", 1)[-1], total) as advance:
                 # read1 returns as soon as any data arrives, so that a slow server cannot delay the check of its speed.
@@ -125,6 +135,7 @@ def _make_http_downloader(config: FetchConfig) -> Callable[..., None]:
                         file.write(chunk)
                         advance(len(chunk))
                         num_bytes += len(chunk)
+                        _require_size(num_bytes)  # a server need not say how much comes
                         seconds = time.monotonic() - start
                         if seconds > config.timeout and (speed := num_bytes / 1000 / seconds) < config.min_speed:
                             raise MirrorUnavailable(f"too slow: {speed:.1f} kB/s after {seconds:.0f} s")

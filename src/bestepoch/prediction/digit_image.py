@@ -17,6 +17,7 @@ SIDE = 28  # pixels of an image's side
 DIGIT = 20  # pixels of the digit's longer side
 CENTRE = SIDE // 2  # pixel of the centre of mass, in all of MNIST's 70,000 images
 BACKGROUND_FRACTION = 0.25  # pixels below this fraction of the strongest contrast count as background
+MAX_PIXELS = 25_000_000  # of a picture; it takes 32 bytes a pixel, and a small file may hold any number of them
 MIN_CONTRAST = 25.0  # grey levels of 255; a picture with less contrast counts as empty
 
 
@@ -27,7 +28,14 @@ def to_grayscale(picture: Image.Image) -> Grayscale:
 
     Returns:
         float64 ``(H, W)``, 0 (black) to 255 (white).
+
+    Raises:
+        ValueError: the picture has more than `MAX_PIXELS` pixels; none of them is decoded.
     """
+    if picture.width * picture.height > MAX_PIXELS:
+        raise ValueError(
+            f"{picture.width:,} × {picture.height:,} pixels; at most {MAX_PIXELS:,} in all are read: scale it down"
+        )
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I"):  # 16 bits per pixel
         return np.asarray(picture, np.float64) / 257

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -87,7 +89,7 @@ BAD = {
     # 2^31 * 2^31 * 4 is 0 where a product is kept in 64 bits, and no data follows
     "size that overflows": (
         IMAGES[:4] + b"\x80\0\0\0\x80\0\0\0\0\0\0\4",
-        r"says \(2147483648, 2147483648, 4\) but holds 0 bytes of data",
+        r"says \(2147483648, 2147483648, 4\), which is 18,446,744,073,709,551,616 bytes; at most 2,147,483,648 are",
     ),
     "gzip cut": (ZIPPED[:-9], "is not a whole gzip file"),
     "gzip head alone": (ZIPPED[:2], "is not a whole gzip file"),
@@ -104,6 +106,34 @@ def test_what_is_no_images_file(kind, tmp_path):
     (tmp_path / "images.gz").write_bytes(content)
     with pytest.raises(UsageError, match=f"^images.gz {reason}"):
         read_idx(tmp_path / "images.gz", 3)
+
+
+@pytest.mark.parametrize("head", ["of two images", "of what follows", "of another format"])
+def test_gzip_that_unpacks_to_far_more_than_it_should(head, tmp_path, monkeypatch):
+    """64 MB of zeros in 64 kB: no more of it is unpacked than the head announces, and that is bounded."""
+    heads = {
+        "of two images": IMAGES[:16],
+        "of what follows": IMAGES[:4] + b"\0\0\xff\xff" * 3,
+        "of another format": b"",
+    }
+    block = zlib.compressobj(9, wbits=-15)
+    with (tmp_path / "images.gz").open("wb") as file:
+        file.write(b"\x1f\x8b\x08\0\0\0\0\0\0\xff")
+        file.write(block.compress(heads[head]))
+        million = bytes(1 << 20)
+        for _ in range(64):
+            file.write(block.compress(million))
+        file.write(block.flush())
+    reasons = {
+        "of two images": r"says \(2, 2, 3\) but holds more bytes of data",
+        "of what follows": r"says \(65535, 65535, 65535\), which is 281,462,092,005,375 bytes; at most 2,147,483,648 ",
+        "of another format": "is not an IDX file: it begins with 00 00 00 00|holds type 0x00",
+    }
+    tracemalloc.start()
+    with pytest.raises(UsageError, match=rf"^images\.gz ({reasons[head]})"):
+        read_idx(tmp_path / "images.gz", 3)
+    assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    tracemalloc.stop()
 
 
 def test_images_where_labels_belong(tmp_path):

@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
+import re
 import shutil
 import socket
 import time
@@ -125,6 +127,25 @@ def stalling(handler: Handler, content: bytes) -> None:
     """Half of it, then silence."""
     handler.head(Content_Length=len(content))
     handler.wfile.write(content[: len(content) // 2])
+    handler.server.closing.wait(PATIENCE)
+
+
+def endless(handler: Handler, content: bytes) -> None:
+    """Zeros for as long as somebody takes them."""
+    handler.head()
+    while not handler.server.closing.is_set():
+        handler.wfile.write(bytes(1 << 16))
+
+
+def endless_chunks(handler: Handler, content: bytes) -> None:
+    handler.head(Transfer_Encoding="chunked")
+    while not handler.server.closing.is_set():
+        handler.wfile.write(b"10000\r\n%b\r\n" % bytes(1 << 16))
+
+
+def announced(handler: Handler, content: bytes) -> None:
+    """More than any disk has, and not a byte of it."""
+    handler.head(Content_Length=10**15)
     handler.server.closing.wait(PATIENCE)
 
 
@@ -332,6 +353,40 @@ def test_slow_server_is_waited_for_where_that_is_wanted(serve, published, tmp_pa
     assert_whole(tmp_path / "patient", published)
     with pytest.raises(UsageError, match="too slow"):
         fetch(settings, FetchConfig(timeout=0.5, min_speed=1000, retries=0), tmp_path / "impatient")
+
+
+@pytest.mark.parametrize("answer", [endless, endless_chunks, announced])
+def test_server_that_sends_too_much_is_given_up(answer, serve, published, tmp_path, monkeypatch):
+    limit = 2 * max(map(len, published.contents.values()))
+    monkeypatch.setattr("bestepoch.fetching.mirrors.MAX_BYTES", limit)
+    first, second = serve(answer, role="test_labels"), serve()
+    with pytest.raises(UsageError) as error:
+        fetch(published.config(first.url), QUICK, tmp_path / "download")
+    found = re.search(rf"{published.files.test_labels}: too large: ([\d,]+) bytes and more", str(error.value))
+    assert found is not None, error.value
+    number = int(found[1].replace(",", ""))
+    assert number == 10**15 if answer is announced else limit < number <= limit + (1 << 16)
+    assert f"; at most {limit:,} are taken" in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+    fetch(published.config(first.url, second.url), QUICK, tmp_path / "download")
+    assert_whole(tmp_path / "download", published)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "large"])
+def test_folder_with_a_file_that_does_not_end(kind, published, tmp_path):
+    own, name = tmp_path / "own", published.files.train_images
+    own.mkdir()
+    if kind == "pipe":
+        os.mkfifo(own / name)
+    elif kind == "device":
+        (own / name).symlink_to("/dev/zero")
+    else:
+        with (own / name).open("wb") as file:
+            file.truncate(3 << 30)  # no block of it is on the disk
+    with pytest.raises(UsageError) as error:
+        fetch(published.config(str(own)), QUICK, tmp_path / "data/download")
+    reason = "too large: 3,221,225,472 bytes and more; at most 2,147,483,648 are taken"
+    assert f"  {own}: {name}: {reason if kind == 'large' else 'not a file'}\n" in str(error.value)
 
 
 def test_error_names_every_mirror_with_its_reason(serve, published, tmp_path, dead):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from bestepoch.base.errors import UsageError
 from bestepoch.components.data.split import Split, load_part
 from bestepoch.prediction import digit_image
+from bestepoch.prediction.predict import read_picture
 
 Pixels = np.ndarray
 
@@ -155,3 +159,26 @@ def test_on_a_blank_picture_nothing_is_seen(shade: int) -> None:
     assert not digit_image.foreground(digit_image.to_grayscale(image(np.full((60, 80), shade)))).any()
     assert not digit_image.foreground(digit_image.to_grayscale(image((shade + noise).clip(0, 255)))).any()
     assert not digit_image.foreground(digit_image.to_grayscale(image([[shade]]))).any()
+
+
+def test_a_small_file_with_far_too_many_pixels_is_not_decoded(tmp_path: Path) -> None:
+    """Nothing but white, so that 110 kB hold 100 million pixels; as numbers they would take 3 GB."""
+    path = tmp_path / "white.png"
+    Image.new("1", (10_000, 10_000), 1).save(path)
+    assert path.stat().st_size < 200_000
+    tracemalloc.start()
+    with pytest.warns(Image.DecompressionBombWarning), pytest.raises(UsageError) as error:
+        read_picture(path)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    assert str(error.value) == (
+        f"{path} cannot be read as a PNG or JPEG picture (10,000 × 10,000 pixels; at most 25,000,000 in all are read: "
+        "scale it down)"
+    )
+
+
+def test_a_picture_of_just_as_many_pixels_as_allowed_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digit_image, "MAX_PIXELS", 28 * 30)
+    assert digit_image.to_grayscale(image(np.zeros((28, 30)))).shape == (28, 30)
+    with pytest.raises(ValueError, match="31 × 28 pixels; at most 840 in all"):
+        digit_image.to_grayscale(image(np.zeros((28, 31))))
