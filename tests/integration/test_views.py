@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 import threading
@@ -16,8 +17,11 @@ from mlflow import MlflowClient
 
 import live
 from bestepoch.base import git
+from bestepoch.base.files import digest
+from bestepoch.tracking.mlflow import views
 from bestepoch.tracking.mlflow.run import set_description
-from bestepoch.tracking.mlflow.views import BEST_EPOCHS, DESCRIPTION, LEARNING_CURVES, create_default_views
+from bestepoch.tracking.mlflow.views import BEST_EPOCHS, DESCRIPTION, LEARNING_CURVES, VIEWS_TAG, create_default_views
+from bestepoch.tracking.run_names import describe_setting
 
 pytestmark = pytest.mark.xdist_group("views")
 QUICK = (*live.SAMPLE, "train.epochs=20", "tracking.tensorboard=false")  # seconds, in which its machine is watched
@@ -77,18 +81,27 @@ def state(tag: str) -> dict[str, Any]:
     return dict(json.loads(zlib.decompress(base64.b64decode(kept["state"].removeprefix("deflate;")))))
 
 
-def test_the_experiment_is_described_and_has_two_views(client: MlflowClient) -> None:
+def test_the_experiment_is_described_and_has_its_views(client: MlflowClient) -> None:
     tags = client.get_experiment_by_name("bestepoch").tags
-    views = {json.loads(tags[key])["name"]: state(tags[key]) for key in tags if key.startswith(VIEW)}
-    assert set(views) == {"Best epochs", "Learning curves"}
-    table = views["Best epochs"]
-    assert (table["orderByKey"], table["orderByAsc"]) == ("metrics.`best/val_loss`", True)
+    found = {json.loads(tags[key])["name"]: state(tags[key]) for key in tags if key.startswith(VIEW)}
+    assert set(found) == {"Best epochs", "Learning curves", "By setting", "Sweeps"}
+    table = found["Best epochs"]
+    assert (table["orderByKey"], table["orderByAsc"]) == ("metrics.`best/val_accuracy`", False)
     for column in ("best/epoch", "best/val_loss", "best/val_accuracy", "test/accuracy"):
         assert f"metrics.`{column}`" in table["selectedColumns"]
-    charts = {chart["metricKey"]: chart for chart in views["Learning curves"]["compareRunCharts"]}
-    assert set(charts) == live.PER_ITERATION | live.PER_EPOCH
-    groups = {section["uuid"]: section for section in views["Learning curves"]["compareRunSections"]}
-    assert all(groups[chart["metricSectionId"]]["display"] for chart in charts.values())
+    for name in ("Learning curves", "By setting"):
+        charts = [chart for chart in found[name]["compareRunCharts"] if not chart["deleted"]]
+        shown = [chart["selectedMetricKeys"] for chart in charts]
+        assert ["train/eval_loss", "val/loss"] in shown and ["train/eval_accuracy", "val/accuracy"] in shown
+        assert {key for keys in shown for key in keys} == live.PER_ITERATION | live.PER_EPOCH
+        # or the UI would draw it once more by itself
+        keys = [chart["metricKey"] for chart in found[name]["compareRunCharts"]]
+        assert sorted(keys) == sorted(live.PER_ITERATION | live.PER_EPOCH)
+        groups = {section["uuid"]: section for section in found[name]["compareRunSections"]}
+        for chart in charts:
+            section, by_epoch = groups[chart["metricSectionId"]], chart["metricKey"] in live.PER_EPOCH
+            assert section["display"] and f"step = {'epoch' if by_epoch else 'iteration'}" in section["name"]
+    assert found["By setting"]["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "setting"}]
     assert tags["mlflow.experimentKind"] == "custom_model_development"
     for name in (*live.PER_ITERATION, *live.PER_EPOCH):
         assert f"`{name}`" in tags[NOTE]
@@ -99,13 +112,71 @@ def test_views_are_written_once_and_what_a_person_made_of_them_stays(client: Mlf
     number = client.create_experiment("another", tags={NOTE: "ours"})
     create_default_views(client, client.get_experiment(number))
     tags = client.get_experiment(number).tags
-    assert tags[NOTE] == "ours" and sum(key.startswith(VIEW) for key in tags) == 2
+    assert tags[NOTE] == "ours" and sum(key.startswith(VIEW) for key in tags) == 4
     client.delete_experiment_tag(number, VIEW + BEST_EPOCHS)
+    client.delete_experiment_tag(number, NOTE)
     client.set_experiment_tag(number, VIEW + LEARNING_CURVES, "changed")
     before = client.get_experiment(number).tags
     assert before != tags
     create_default_views(client, client.get_experiment(number))
     assert client.get_experiment(number).tags == before
+
+
+def as_the_ui_saves(name: str, content: dict[str, Any]) -> str:
+    return json.dumps({"name": name, "createdAt": 1, "updatedAt": 1, "state": views.encode_state(content)})
+
+
+def test_a_view_of_an_earlier_version_is_renewed_unless_a_person_changed_it(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = {"orderByKey": "metrics.`best/val_loss`"}
+    monkeypatch.setattr(
+        views, "EARLIER_DIGESTS", {key: digest(["Best epochs", earlier]) for key in (VIEW + BEST_EPOCHS, NOTE)}
+    )
+    for name, saved, renewed in (("unchanged", earlier, True), ("changed", {"orderByKey": "mine"}, False)):
+        tag = as_the_ui_saves("Best epochs", saved)
+        number = client.create_experiment(name, tags={VIEW + BEST_EPOCHS: tag, VIEW + "mine": tag, VIEWS_TAG: "1"})
+        for _ in range(2):
+            create_default_views(client, client.get_experiment(number))
+            tags = client.get_experiment(number).tags
+            assert (tags[VIEW + BEST_EPOCHS] != tag) is renewed
+            assert tags[VIEW + "mine"] == tag
+            assert NOTE not in tags, "which a person had deleted"
+        if renewed:
+            assert state(tags[VIEW + BEST_EPOCHS])["orderByKey"] == "metrics.`best/val_accuracy`"
+
+
+def test_each_of_several_data_sets_has_a_view_of_its_own(client: MlflowClient) -> None:
+    number = client.create_experiment("several")
+    for data, expected in (
+        ("mnist", set()),
+        ("fashion", {"mnist", "fashion"}),
+        ("kmnist", {"mnist", "fashion", "kmnist"}),
+    ):
+        client.create_run(number, tags={"dataset": data})
+        views.add_data_set_views(client, number, data)
+        tags = client.get_experiment(number).tags
+        found = {key.removeprefix(VIEW + BEST_EPOCHS + "-"): state(tags[key]) for key in tags if key.startswith(VIEW)}
+        assert set(found) == expected
+        assert all(view["searchFilter"] == f"tags.dataset = '{name}'" for name, view in found.items())
+
+
+def test_runs_of_one_setting_differ_in_the_seed_and_the_fold_alone(project: Path) -> None:
+    info = json.loads((live.only_run(project) / "run.json").read_text())
+
+    def setting(**changed: Any) -> str:
+        with contextlib.chdir(project):
+            return describe_setting({**info, "config": {**info["config"], **changed}})
+
+    own = setting()
+    assert own.startswith(
+        "cnn-adamw lr=0.01 batch_size=100 epochs=20 label_smoothing=0.1 onecycle shift mnist_sample #"
+    )
+    assert setting(seed=5) == setting(split={**info["config"]["split"], "seed": 9}) == own
+    split = info["config"]["split"]
+    assert setting(split={**split, "folds": 5, "fold": 1}) == setting(split={**split, "folds": 5, "fold": 2}) != own
+    assert " dropout=0.5 " in setting(model={**info["config"]["model"], "dropout": 0.5})
+    assert setting(device={**info["config"]["device"], "threads": 7}) != own
 
 
 def test_runs_that_begin_at_the_same_moment_all_furnish_their_experiment(tmp_path: Path) -> None:
@@ -122,7 +193,7 @@ def test_runs_that_begin_at_the_same_moment_all_furnish_their_experiment(tmp_pat
 
         with ThreadPoolExecutor(len(clients)) as threads:
             list(threads.map(begin, clients))  # which raises what one of them did
-        assert sum(key.startswith(VIEW) for key in clients[0].get_experiment(number).tags) == 2
+        assert sum(key.startswith(VIEW) for key in clients[0].get_experiment(number).tags) == 4
 
 
 def test_a_run_says_what_it_was(project: Path, trained: Any) -> None:

@@ -18,6 +18,7 @@ from bestepoch.components.data.split import Split
 
 # The folders whose code decides the numbers of a training. The values of the configuration are in the fingerprint.
 TRAINING_FOLDERS = ("components", "training")
+REPLICATE_KEYS = ("seed", "split.seed", "split.fold")  # runs that differ only in these are replicates
 
 
 def hash_training_code() -> dict[str, str]:

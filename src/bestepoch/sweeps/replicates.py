@@ -12,10 +12,11 @@ from bestepoch.base.config.overrides import flatten
 from bestepoch.base.config.schema import SelectionConfig
 from bestepoch.base.errors import UsageError
 from bestepoch.evaluation.selection import best_epoch, smooth_metric
+from bestepoch.runs import identity
 from bestepoch.runs.run import Run
 from bestepoch.runs.tables import Row, read_rows
 
-REPLICATE_KEYS = ("seed", "split.seed", "split.fold")  # runs that differ only in these are replicates
+REPLICATE_KEYS = identity.REPLICATE_KEYS
 NUM_RESAMPLES = 2000
 
 

@@ -15,7 +15,9 @@ from bestepoch.runs.run import Run
 from bestepoch.runs.tables import Row
 from bestepoch.tracking.base import EPOCH_METRICS, ITERATION_METRICS
 from bestepoch.tracking.mlflow.store import ensure_experiment, make_client, mlflow_project_run_id, run_exists, store_uri
-from bestepoch.tracking.mlflow.views import DESCRIPTION_TAG
+from bestepoch.tracking.mlflow.view_states import SETTING_TAG
+from bestepoch.tracking.mlflow.views import DESCRIPTION_TAG, add_data_set_views
+from bestepoch.tracking.run_names import describe_setting
 from bestepoch.tracking.run_summary import describe_run
 
 log = logging.getLogger("bestepoch")
@@ -84,7 +86,7 @@ class MlflowTracker:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
 
         info = self.run.info
-        tags = {"mlflow.runName": self.run.name, **make_tags(info)}
+        tags = make_tags(info)  # without the run's name, which a user may have changed
         parent = info.get("parent")  # MLflow run of the sweep
         if parent is not None:
             tags["sweep"] = self.run.folder.parent.name
@@ -116,6 +118,10 @@ class MlflowTracker:
         except Exception as error:  # the artifact store may fail alone; the curves do not need it
             log.warning("warning: MLflow does not take the file config.yaml (%s)", errors.first_line(error))
         set_description(mlflow, run_id, describe_run(info))
+        try:
+            add_data_set_views(mlflow, mlflow.get_run(run_id).info.experiment_id, data["name"])
+        except Exception as error:  # the server may deny permission; runs do not need the views
+            log.warning("warning: MLflow does not take the views of its data sets (%s)", errors.first_line(error))
 
     def write(self, iterations: list[Row], epochs: list[Row]) -> None:
         """Log the rows in requests of MLflow's maximum size. MLflow stores a repeated point once."""
@@ -126,6 +132,7 @@ class MlflowTracker:
             for rows, keys, axis in ((iterations, ITERATION_METRICS, "iteration"), (epochs, EPOCH_METRICS, "epoch"))
             for row in rows
             for key in keys
+            if key in row  # tables of earlier versions have fewer columns
         ]
         for i in range(0, len(metrics), MAX_METRICS_PER_REQUEST):
             self.client.log_batch(
@@ -186,6 +193,7 @@ def make_tags(info: dict[str, Any]) -> dict[str, Any]:
     data, git = info["data"], info["git"]
     tags = {
         "dataset": data["name"],
+        SETTING_TAG: describe_setting(info),
         "data.checksum": data["checksum"],
         "device": info["environment"].get("device"),
         "host": info["environment"]["host"],
