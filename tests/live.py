@@ -353,12 +353,16 @@ def mlflow_runs(client: Any, experiment: str = "bestepoch") -> list[Any]:
 
 
 def tensorboard_points(run: Path) -> dict[str, list[Point]]:
-    """Every point in a run's event files, as TensorBoard reads them and without its sampling."""
+    """Every point of a run's curves in its event files, as TensorBoard reads them and without its sampling.
+
+    Its best epoch (``best/...``) is no curve and left out.
+    """
     from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
     events = EventAccumulator(str(run), size_guidance={SCALARS: 0})
     events.Reload()
-    return {tag: sorted((e.step, e.value) for e in events.Scalars(tag)) for tag in events.Tags()[SCALARS]}
+    tags = [tag for tag in events.Tags()[SCALARS] if not tag.startswith("best/")]
+    return {tag: sorted((e.step, e.value) for e in events.Scalars(tag)) for tag in tags}
 
 
 def as_float32(curves: dict[str, list[Point]]) -> dict[str, list[Point]]:

@@ -28,7 +28,7 @@ def main(config: Config) -> float:
         if not context.is_main:
             train_worker_rank(config, context)
             return math.nan
-        track = functools.partial(RunTracking, config.tracking)
+        track = functools.partial(RunTracking, config.tracking, selection=config.selection)
         session = Session(job_overrides(), context=context, timer=timer, track=track)
         if config.publish is not None:
             stop_when_dvc_exits()

@@ -77,7 +77,7 @@ def is_as_in_one_process(project: Path, reference: Path, store: str | None = Non
     client = MlflowClient(tracking_uri=store or live.store(project))
     runs = live.mlflow_runs(client)
     (parent,) = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)
-    children = {run.info.run_name: run for run in runs if run is not parent}
+    children = {Path(run.data.tags["folder"]).name: run for run in runs if run is not parent}
     assert len(runs) == len(there) + 1 and children.keys() == {folder.name for folder in there.values()}
     assert parent.info.status == ("FINISHED" if len(there) == 2 else "FAILED")
     for job, folder in there.items():

@@ -44,6 +44,10 @@ class Trained:
         (found,) = self.project.glob("runs/sweeps/*/*/evaluate")
         return found.parent
 
+    def title(self, name: str) -> str:
+        """What MLflow calls the job with a folder of this name."""
+        return f"mlp-adamw batch_size={name.removeprefix('batch_size').split('-')[0]} s1"
+
     def run_of(self, folder: Path) -> Any:
         return self.client.get_run(json.loads((folder / "run.json").read_text())["mlflow"]["run_id"])
 
@@ -103,37 +107,69 @@ def test_the_view_best_epochs_answers_at_a_glance(trained: Trained, browser: Bro
     wanted = []
     for name, folder in trained.jobs.items():
         best = min(live.table(folder / "epochs.csv"), key=lambda row: float(row["val/loss"]))
-        wanted.append((float(best["val/loss"]), name, best))
+        wanted.append((-float(best["val/accuracy"]), name, best))
     wanted.sort()
-    assert [row["attributes.`Run Name`"].splitlines()[-1] for row in rows[:2]] == [name for _, name, _ in wanted], (
-        "the lowest loss first"
-    )
-    for row, (loss, name, best) in zip(rows, wanted, strict=False):
+    names = [row["attributes.`Run Name`"].splitlines()[-1] for row in rows]
+    assert names == [trained.title(name) for _, name, _ in wanted], "the highest accuracy first, and no sweep's parent"
+    for row, (_, name, best) in zip(rows, wanted, strict=True):
         assert row["metrics.`best/epoch`"] == best["epoch"]
-        for column, value in (("best/val_loss", loss), ("best/val_accuracy", float(best["val/accuracy"]))):
+        for column, value in (
+            ("best/val_loss", float(best["val/loss"])),
+            ("best/val_accuracy", float(best["val/accuracy"])),
+        ):
             assert float(row[f"metrics.`{column}`"]) == pytest.approx(value, rel=1e-12)
         assert "mnist_sample" in row["attributes.`Dataset`"]
         assert row["params.`train.batch_size`"] == name.removeprefix("batch_size").split("-")[0]
         assert row["params.`model`"] == "mlp" and row["tags.`sweep`"] == trained.winner.parent.name
         assert row["tags.`device`"] == "cpu" and row["tags.`git.dirty`"] in ("true", "false")
-    first = rows[0]
+    (first,) = (row for row, (_, name, _) in zip(rows, wanted, strict=True) if name == trained.winner.name)
+    (other,) = (row for row in rows if row is not first)
     metrics = json.loads((trained.winner / "evaluate/metrics.json").read_text())
     assert float(first["metrics.`test/accuracy`"]) == pytest.approx(metrics["test_accuracy"], rel=1e-12)
     assert "bestepoch-mnist_sample" in first["attributes.`Models`"]
-    assert rows[1]["metrics.`test/accuracy`"] == "-", "only the winner meets the test images"
+    assert other["metrics.`test/accuracy`"] == "-", "only the winner meets the test images"
     page.close()
 
 
 def test_the_view_learning_curves_draws_every_run(trained: Trained, browser: Browser) -> None:
     page = pictures.opened(browser, trained.links["learning curves"], 1700, 1800)
     page.locator("svg.main-svg").first.wait_for(timeout=60_000)
-    for title in ("val/loss", "val/accuracy", "train/epoch_loss", "train/loss", "lr"):
+    together = ("train/eval_loss vs val/loss", "train/eval_accuracy vs val/accuracy")
+    for title in (*together, "train/epoch_loss", "train/loss", "lr", "train/grad_norm"):
         expect(page.get_by_text(title, exact=True).first).to_be_visible(timeout=60_000)
-    for group, charts in (("val", 2), ("train", 2)):
-        head = page.locator("[role=button][aria-expanded=true]", has_text=re.compile(rf"^{group}\s*\({charts}\)"))
+    for group in ("By epoch", "By iteration"):
+        head = page.locator("[role=button][aria-expanded=true]", has_text=re.compile(rf"^{group} \(step = .*\(3\)"))
         expect(head.first).to_be_visible(timeout=30_000)
     for name in trained.jobs:
-        expect(page.get_by_text(f"{name} (val/loss)").first).to_be_visible(timeout=30_000)
+        expect(page.get_by_text(f"{trained.title(name)} (train/loss)").first).to_be_visible(timeout=30_000)
+    page.close()
+
+
+def view(trained: Trained, key: str) -> str:
+    return trained.links["best epochs"].replace("viewStateShareKey=best-epochs", f"viewStateShareKey={key}")
+
+
+def test_the_view_by_setting_has_a_group_for_each(trained: Trained, browser: Browser) -> None:
+    page = pictures.opened(browser, view(trained, "by-setting"), 2600, 900)
+    for size in (50, 200):
+        words = f"Group: mlp-adamw lr=0.01 batch_size={size} epochs=2"
+        expect(page.get_by_text(words).first).to_be_visible(timeout=60_000)
+    page.close()
+
+
+def test_the_view_sweeps_begins_with_the_sweep_whose_page_has_its_picture(trained: Trained, browser: Browser) -> None:
+    page = pictures.opened(browser, view(trained, "sweeps"), 2600, 900)
+    rows = cells(page)
+    assert len(rows) == 3 and rows[0]["tags.`best`"] == trained.winner.name
+    assert "worse by" in rows[0]["tags.`answer`"]
+    assert {row["tags.`sweep`"] for row in rows} == {trained.winner.parent.name}
+    page.close()
+    run_id = trained.run_of(trained.winner).data.tags["mlflow.parentRunId"]
+    page = pictures.opened(browser, pictures.of_run(trained.links["best epochs"], run_id), 1600, 1400)
+    picture = page.get_by_alt_text("The jobs by epoch")
+    picture.wait_for(state="attached", timeout=60_000)
+    page.wait_for_function("image => image.complete", arg=picture.element_handle())
+    assert picture.evaluate("image => image.naturalWidth") > 500
     page.close()
 
 
@@ -184,7 +220,7 @@ def test_the_compare_page_draws_the_sweep(trained: Trained, browser: Browser) ->
     expect(page.get_by_text("Comparing 2 Runs from 1 Experiment")).to_be_visible(timeout=60_000)
     page.locator("g.parcoords, .js-plotly-plot").first.wait_for(timeout=60_000)
     for name in trained.jobs:
-        expect(page.get_by_text(name, exact=True).first).to_be_visible()
+        expect(page.get_by_text(trained.title(name), exact=True).first).to_be_visible()
     page.close()
 
 
@@ -212,7 +248,8 @@ def test_tensorboard_has_the_same_runs_and_more_than_curves(trained: Trained, br
     for tab, shown in (
         ("images", ("confusion/validation", "images", "mistakes")),
         ("text", ("run/configuration", "run/summary", "run/evaluation")),
-        ("hparams", ("train.batch_size",)),
+        ("hparams", ("train.batch_size", "best/epoch")),
+        ("custom_scalars", ("loss of training images and validation", "learning rate")),
     ):
         page.goto(pictures.of_tab(trained.links["TensorBoard"], tab))
         for word in shown:

@@ -44,7 +44,7 @@ def test_the_winner_alone_meets_the_test_images(promoted: tuple[Path, Path, str]
     tested = json.loads((copy / winner(sweep)["run"] / "evaluate/metrics.json").read_text())
     assert tested["val_loss"] == float(winner(sweep)["val/loss"])
     with_test = [run for run in live.mlflow_runs(MlflowClient(live.store(copy))) if "test/accuracy" in run.data.metrics]
-    assert [run.info.run_name for run in with_test] == [Path(winner(sweep)["run"]).name]
+    assert [run.data.tags["folder"] for run in with_test] == [winner(sweep)["run"]]
     assert with_test[0].data.metrics["test/accuracy"] == tested["test_accuracy"]
 
 

@@ -19,6 +19,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 
 import live
+from bestepoch.base.config.overrides import short_override, slug
 from bestepoch.sweeps.jobs import planned_jobs
 
 pytestmark = pytest.mark.xdist_group("sweep")
@@ -28,6 +29,7 @@ FAILING = ("-m", *SMALL, "optimizer=sgd,adamw", "optimizer.lr=0.01,1e12")
 # twelve jobs, of which one cannot but fail: its rate is beyond all bounds
 RATES = ("0.001", "0.002", "0.005", "0.01", "0.02", "0.03", "0.05", "0.07", "0.1", "0.2", "0.3", "1e30")
 TWELVE = ("-m", *SMALL, "optimizer=sgd", f"optimizer.lr={','.join(RATES)}")
+SEEDS_ARTIFACTS = {"jobs.csv", "settings.csv", "sweep.png", "study"}
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,11 @@ def family(folder: Path) -> tuple[Any, list[Any]]:
     assert len(children) == len(runs) - 1
     assert {run.data.tags["sweep"] for run in runs} == {only_sweep(folder).name}
     return parent, children
+
+
+def job_name(run: Any) -> str:
+    """The name of a job's folder, which MLflow's name of the run is not."""
+    return Path(run.data.tags["folder"]).name
 
 
 def results(sweep: Path) -> dict[str, Any]:
@@ -105,6 +112,14 @@ def test_each_job_has_one_line_while_it_runs_and_one_in_the_table(failing: tuple
         ["failed", "adamw-lr1000000000000.0"],
     ]
     jobs = live.table(only_sweep(folder) / "jobs.csv")
+    optimizer, difference = (
+        jobs[1]["run"].split("/")[-1].split("-")[0],
+        float(jobs[1]["val/loss"]) - float(jobs[0]["val/loss"]),
+    )
+    assert f"next     {optimizer}, worse by {difference:.3g} with one seed each: add seed=range(3)\n" in said
+    for job in jobs[:2]:
+        rows = live.table(folder / job["run"] / "epochs.csv")
+        assert (job["val/accuracy"], job["updates"]) == (rows[int(job["best_epoch"]) - 1]["val/accuracy"], "82")
     table = [line.split() for line in said.splitlines() if line.startswith(("sgd-lr0.01 ", "adamw-lr0.01 "))]
     assert [row[1] for row in table] == [f"{float(job['val/loss']):.5g}" for job in jobs[:2]]
     leads = {line.split()[2] for line in live_lines if line.endswith("(leads)")}
@@ -121,15 +136,27 @@ def test_the_parent_run_has_the_table_and_the_best_child(failing: tuple[Path, st
     assert "optimizer.lr=0.01,1e12" in parent.data.tags["sweep.overrides"]
     assert sorted(run.info.status for run in children) == ["FAILED", "FAILED", "FINISHED", "FINISHED"]
     client = MlflowClient(live.store(folder))
-    assert [file.path for file in client.list_artifacts(parent.info.run_id)] == ["jobs.csv"]
+    assert [file.path for file in client.list_artifacts(parent.info.run_id)] == ["jobs.csv", "sweep.png"]
     best = Path(jobs[0]["run"]).name
-    (winner,) = (run for run in children if run.info.run_name == best)
+    (winner,) = (run for run in children if job_name(run) == best)
     assert parent.data.tags["best"] == best
     assert parent.data.tags["best.run_id"] == winner.info.run_id
     described = parent.data.tags["mlflow.note.content"]
-    assert f"[{best}](#/experiments/{parent.info.experiment_id}/runs/{winner.info.run_id})" in described
+    link = f"#/experiments/{parent.info.experiment_id}/runs/{winner.info.run_id}?workflowType=machine_learning"
+    assert f"[{best}]({link})" in described
     assert described.count("\n| ") >= 3
+    assert f"![The jobs by epoch](get-artifact?path=sweep.png&run_uuid={parent.info.run_id})" in described
+    assert parent.data.tags["answer"] in described and "worse by" in parent.data.tags["answer"]
+    assert parent.data.params["sweep.optimizer.lr"] == "0.01,1e12"
     assert {run.info.run_name for run in children} == {
+        *(
+            "mlp-sgd lr=0.01 s0",
+            "mlp-adamw lr=0.01 s0",
+            "mlp-sgd lr=1000000000000.0 s0",
+            "mlp-adamw lr=1000000000000.0 s0",
+        )
+    }
+    assert {job_name(run) for run in children} == {
         *("sgd-lr0.01", "adamw-lr0.01", "sgd-lr1000000000000.0", "adamw-lr1000000000000.0")
     }
 
@@ -226,14 +253,14 @@ def test_twelve_jobs_of_which_one_fails_killed_in_the_middle_and_completed(twelv
     assert len({parent.data.tags["best"] for parent in parents}) == 1
     client = MlflowClient(live.store(copy))
     for run in children[0]:
-        of_job = only_sweep(copy) / run.info.run_name
+        of_job = only_sweep(copy) / job_name(run)
         curves = {key: points for key, points in live.journal_points(of_job).items() if points}
         assert live.mlflow_points(client, run.info.run_id) == curves, "no point lost or doubled"
         if run.info.status == "FINISHED":
-            assert live.numbers(of_job) == live.numbers(only_sweep(twelve) / run.info.run_name)
-            assert live.weights(of_job) == live.weights(only_sweep(twelve) / run.info.run_name)
+            assert live.numbers(of_job) == live.numbers(only_sweep(twelve) / job_name(run))
+            assert live.weights(of_job) == live.weights(only_sweep(twelve) / job_name(run))
     folders = {path.parent.name for path in only_sweep(copy).glob("*/run.json")}
-    assert folders == {run.info.run_name for run in children[0]}
+    assert folders == {job_name(run) for run in children[0]}
 
 
 @pytest.mark.slow
@@ -281,7 +308,12 @@ def test_settings_that_differ_only_in_the_seed_are_one_row(seeds: tuple[Path, st
     parent, _ = family(folder)
     assert parent.data.tags["best"] == Path(rows[0]["best_run"]).name, "the best seed of the best setting"
     client = MlflowClient(live.store(folder))
-    assert {file.path for file in client.list_artifacts(parent.info.run_id)} == {"jobs.csv", "settings.csv", "study"}
+    assert {file.path for file in client.list_artifacts(parent.info.run_id)} == {
+        "jobs.csv",
+        "settings.csv",
+        "sweep.png",
+        "study",
+    }
 
 
 def test_a_job_of_a_sweep_is_the_same_job_run_alone(seeds: tuple[Path, str], copy: Path) -> None:
@@ -326,12 +358,18 @@ def test_the_run_of_mlflow_run_is_the_parent(copy: Path) -> None:
     client = MlflowClient(live.store(copy))
     number = client.create_experiment("bestepoch", artifact_location=(copy / "mlartifacts/bestepoch").as_uri())
     outer = client.create_run(number).info.run_id
-    live.run(copy, "train", "-m", *SMALL, "seed=0,1", MLFLOW_RUN_ID=outer)
+    # as MLproject passes what is not given
+    defaults = ("optimizer=${params:optimizer}", "train.batch_size=${params:train.batch_size}")
+    live.run(copy, "train", "-m", *SMALL, *defaults, "seed=0,1", MLFLOW_RUN_ID=outer)
     parent, children = family(copy)
+    resolved = {key: parent.data.params[f"sweep.{key}"] for key in ("optimizer", "train.batch_size", "seed")}
+    assert resolved == {"optimizer": "adamw", "train.batch_size": "100", "seed": "0,1"}
+    assert "$" not in parent.data.tags["sweep.overrides"]
     assert parent.info.run_id == outer
     assert parent.info.status == "RUNNING", "it ends with the command of `mlflow run`"
-    assert sorted(run.info.run_name for run in children) == ["seed0", "seed1"]
-    assert {file.path for file in client.list_artifacts(outer)} == {"jobs.csv", "settings.csv", "study"}
+    assert sorted(run.info.run_name for run in children) == ["mlp-adamw s0", "mlp-adamw s1"]
+    assert sorted(map(job_name, children)) == ["seed0", "seed1"]
+    assert {file.path for file in client.list_artifacts(outer)} == SEEDS_ARTIFACTS
 
 
 def test_jobs_are_named_by_what_they_do_not_have_in_common() -> None:
@@ -343,6 +381,19 @@ def test_jobs_are_named_by_what_they_do_not_have_in_common() -> None:
     assert names[2] == "seed1"
     assert all(name.startswith("dropout0.1-") for name in names[:2])
     assert [note["name"] for note in planned_jobs([["seed=1", "a=1"]], ["a=1", "seed=1,2"]).values()] == ["seed1"]
+
+
+def test_no_two_overrides_have_one_name() -> None:
+    lines = ["l1=0", "l=10", "optimizer.lr=0.01", "loss.l1=1e-3", "device.name=cpu", "model=mlp", "model.hidden=[16,8]"]
+    names = [slug([short_override(line)]) for line in lines]
+    assert names == ["l1_0", "l10", "lr0.01", "l1_1e-3", "name_cpu", "mlp", "hidden-16-8"]
+
+
+def test_a_long_name_ends_with_a_whole_word() -> None:
+    assert slug(["adamw", "lr0.01", "batch_size100"], longest=20) == "adamw-lr0.01"
+    assert slug(["adamw", "lr0.01", "batch_size100"], longest=12) == "adamw-lr0.01"
+    assert slug(["adamw", "hidden[16,8]"], longest=14) == "adamw", "not a key without its value"
+    assert slug(["a" * 30], longest=20) == "a" * 20
 
 
 def test_a_sweep_that_is_being_run_is_not_begun_again(failing: tuple[Path, str]) -> None:

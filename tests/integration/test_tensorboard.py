@@ -77,6 +77,39 @@ def test_the_settings_are_hyperparameters_of_the_run_itself(run: Path) -> None:
     assert [path for path in run.rglob("events.*") if path.parent != run] == [], "no run beside the run"
 
 
+def scalars(run: Path, prefix: str) -> dict[str, list[tuple[int, float]]]:
+    return {
+        tag: [(step, value.simple_value) for step, value in found]
+        for tag, found in written(run).items()
+        if tag.startswith(prefix)
+    }
+
+
+def test_the_best_epoch_is_among_the_hyperparameters_before_and_after_its_test(project: Path, run: Path) -> None:
+    info = json.loads((run / "run.json").read_text())
+    best = {key: [(0, np.float32(value))] for key, value in info["best"].items() if key != "time"}
+    assert set(best) == {"best/epoch", "best/val_loss", "best/val_accuracy"}
+    assert scalars(run, "best/") == best, "once, although it was evaluated twice"
+    other = ("selection.metric=train/epoch_loss", "tracking.mlflow=false")
+    live.run(project, "evaluate", f"run={run.relative_to(project)}", *other)
+    chosen = min(live.table(run / "epochs.csv"), key=lambda row: float(row["train/epoch_loss"]))["epoch"]
+    assert scalars(run, "best/epoch")["best/epoch"][-1] == (0, float(chosen))
+    live.run(project, "evaluate", f"run={run.relative_to(project)}", "tracking.mlflow=false")
+    assert scalars(run, "best/") == best
+
+
+def test_the_custom_scalars_draw_training_beside_validation(run: Path) -> None:
+    from tensorboard.plugins.custom_scalar import layout_pb2, metadata
+
+    ((_, value),) = written(run)[metadata.CONFIG_SUMMARY_TAG]
+    layout = layout_pb2.Layout.FromString(value.tensor.string_val[0])
+    charts = {chart.title: list(chart.multiline.tag) for category in layout.category for chart in category.chart}
+    assert ["^train/eval_loss$", "^val/loss$"] in charts.values()
+    assert ["^train/eval_accuracy$", "^val/accuracy$"] in charts.values()
+    tags = {tag.strip("^$") for chart in charts.values() for tag in chart}
+    assert tags == (live.PER_ITERATION | live.PER_EPOCH) - {"train/epoch_loss"}
+
+
 def test_the_words_are_there_once(run: Path) -> None:
     values, info = written(run), json.loads((run / "run.json").read_text())
     assert len(values["run/configuration"]) == len(values["run/evaluation"]) == 1

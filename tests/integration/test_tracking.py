@@ -6,6 +6,7 @@ import getpass
 import json
 import math
 import os
+import platform
 import socket
 import time
 from collections.abc import Iterator
@@ -167,7 +168,14 @@ def test_parameters_and_the_config_artifact_are_the_resolved_configuration(train
     settings = compose.load_config([*TRAIN], False)[1]
     assert stored == settings.training()
     named = {key.removesuffix(".name") if key != "device.name" else key: v for key, v in leaves(stored).items()}
-    assert params == {key: str(value) for key, value in named.items() if value is not None}
+    derived = {"plan.iterations_per_epoch", "plan.updates", "network.weights"}
+    own = {key: value for key, value in params.items() if key not in derived}
+    assert own == {key: str(value) for key, value in named.items() if value is not None}
+    per_epoch = math.ceil(trained.images / 100)
+    assert (params["plan.iterations_per_epoch"], params["plan.updates"]) == (str(per_epoch), str(EPOCHS * per_epoch))
+    saved = torch.load(trained.folder / "checkpoints/epoch-0001.pt", weights_only=True)["network"]
+    trained_weights = {key: value for key, value in saved.items() if key.endswith((".weight", ".bias"))}
+    assert params["network.weights"] == str(sum(value.numel() for value in trained_weights.values()))
 
 
 def test_tags_say_on_what_with_what_and_where_it_was_trained(trained: Trained) -> None:
@@ -182,20 +190,31 @@ def test_tags_say_on_what_with_what_and_where_it_was_trained(trained: Trained) -
         "device": "cpu",
         "host": socket.gethostname(),
         "mlflow.runName": trained.folder.name,
+        "folder": f"runs/{trained.folder.name}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": "1",
+        "processor": platform.processor() or platform.machine(),
+        "selection.metric": "val/loss",
+        "selection.mode": "min",
+        "selection.rule": "best",
+        "selection.smoothing": "1",
     }
     assert {key: tags.get(key) for key in wanted} == wanted
     assert len(summary["checksum"]) == 64
     assert "offline_sample" not in tags, "the sample was asked for; it stands in for nothing"
-    (given,) = trained.run.inputs.dataset_inputs
-    assert given.dataset.name == "mnist_sample"
-    assert len(given.dataset.digest) >= 8 and summary["checksum"].startswith(given.dataset.digest)
-    assert {tag.key: tag.value for tag in given.tags} == {"mlflow.data.context": "training"}
-    assert json.loads(given.dataset.profile)["train"] == trained.images
+    given = {tag.value: used.dataset for used in trained.run.inputs.dataset_inputs for tag in used.tags}
+    names = {"training": "", "validation": "-validation", "testing": "-test"}
+    assert {key: data.name for key, data in given.items()} == {key: f"mnist_sample{end}" for key, end in names.items()}
+    for data in given.values():
+        assert len(data.digest) >= 8 and summary["checksum"].startswith(data.digest)
+        assert json.loads(data.profile)["train"] == trained.images
 
 
 def test_the_run_has_its_folders_name_and_has_ended(trained: Trained) -> None:
     info = trained.run.info
-    assert info.run_name == trained.folder.name == "mnist_sample-cnn-adamw-s0-namecpu-threads1-precisionfloat32-epochs2"
+    name = "mnist_sample-cnn-adamw-s0-name_cpu-threads1-precision_float32-epochs2"
+    assert info.run_name == trained.folder.name == name
     assert info.status == "FINISHED"
     rows = live.table(trained.folder / "iterations.csv")
     assert info.start_time <= float(rows[0]["time"]) * 1000
@@ -228,7 +247,7 @@ def test_weights_are_the_same_without_trackers_and_uncommitted_changes_are_told(
         live.run(trained.project, "train", *TRAIN, *off)
     finally:
         params.write_text(before)
-    (folder,) = (path.parent for path in trained.project.glob("runs/*mlflowfalse*/run.json"))
+    (folder,) = (path.parent for path in trained.project.glob("runs/*mlflow_false*/run.json"))
     assert live.weights(folder) == live.weights(trained.folder)
     assert {name for name, _ in live.weights(folder)} == {"epoch-0001.pt", "epoch-0002.pt"}
     assert live.numbers(folder) == live.numbers(trained.folder)
@@ -303,7 +322,8 @@ def test_evaluation_adds_its_results_to_the_same_run_which_stays_as_it_ended(
     assert {key: after[key] for key in trained.points} == trained.points
     # TensorBoard has them too, once
     new = {key: points for key, points in evaluated.tensorboard.items() if key not in trained.tensorboard}
-    assert new == live.as_float32({key: [(0, value)] for key, value in told.items()})
+    of_test = {key: [(0, value)] for key, value in told.items() if key.startswith("test/")}
+    assert new == live.as_float32(of_test), "the best epoch is there since the end of training"
     assert {key: evaluated.tensorboard[key] for key in trained.tensorboard} == trained.tensorboard
 
 

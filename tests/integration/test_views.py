@@ -38,6 +38,7 @@ PARAMS = {
     "loss": {"label_smoothing"},
     "device": {"name", "threads", "precision"},
 }
+DERIVED = {"plan.iterations_per_epoch", "plan.updates", "network.weights"}
 CHOSEN = {"data", "model", "optimizer", "scheduler", "augment", "stopping", "seed"}
 
 
@@ -211,13 +212,23 @@ def test_a_run_says_what_it_was(project: Path, trained: Any) -> None:
 
 def test_params_are_few_and_none_is_empty(trained: Any) -> None:
     assert "None" not in trained.data.params.values()
-    assert set(trained.data.params) == CHOSEN | {f"{menu}.{key}" for menu, keys in PARAMS.items() for key in keys}
+    settings = {f"{menu}.{key}" for menu, keys in PARAMS.items() for key in keys}
+    assert set(trained.data.params) == CHOSEN | DERIVED | settings
     assert "train.iterations" not in trained.data.params and trained.data.params["train.epochs"] == "20"
 
 
 def test_what_the_machine_did_is_in_the_group_system(trained: Any) -> None:
     names = {key for key in trained.data.metrics if key.startswith("system/")}
     assert "system/cpu_utilization_percentage" in names and "system/system_memory_usage_megabytes" in names
+
+
+def test_a_name_that_a_person_gave_stays(project: Path, client: MlflowClient, trained: Any) -> None:
+    client.update_run(trained.info.run_id, name="Monday")
+    folder = live.only_run(project).relative_to(project)
+    live.run(project, "sync", f"run={folder}")
+    evaluate(project)
+    live.run(project, "sync", f"run={folder}")
+    assert client.get_run(trained.info.run_id).info.run_name == "Monday"
 
 
 @pytest.mark.slow
@@ -233,6 +244,11 @@ def test_an_evaluation_adds_its_results_to_the_description_and_to_one_model(
     }
     (model,) = client.search_logged_models([run.info.experiment_id])
     assert {metric.key: metric.value for metric in model.metrics} == told
+    for metric in model.metrics:
+        of = "mnist_sample-test" if metric.key.startswith("test/") else "mnist_sample-validation"
+        assert (metric.dataset_name, len(metric.dataset_digest)) == (of, 12)
+    (output,) = run.outputs.model_outputs
+    assert (output.model_id, output.step) == (model.model_id, metrics["best_epoch"])
     # again: the same model, the same points, and a person's words are theirs
     client.set_tag(run.info.run_id, NOTE, "mine")
     evaluate(project)

@@ -45,7 +45,7 @@ def run_job(sweep: Sweep, config: Config) -> float:
             folder,
             sweep.parent,
             timer=timer,
-            track=functools.partial(RunTracking, config.tracking),
+            track=functools.partial(RunTracking, config.tracking, selection=config.selection),
             summarize=functools.partial(summarize_run, config.selection),
         )
         run = train(config, ensure_split(config), session)
@@ -97,6 +97,8 @@ def _job_result(sweep: Sweep, run: Run) -> dict[str, Any]:
     return {
         "best_epoch": int(best["epoch"]),
         "metric": best[metric],
+        "accuracy": best["val/accuracy"],
+        "updates": int(epochs[-1]["iteration"]),
         "seconds": round(sum(row["seconds"] for row in epochs), 1),
         "run": display_path(run.folder),
         "before": run.info["ended"] < sweep.began,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
+from bestepoch.base.config.groups import CONFIG_GROUPS
 from bestepoch.base.config.schema import SelectionConfig
 from bestepoch.base.files import name_path_in_errors
 from bestepoch.base.paths import display_path, main_checkout
@@ -16,7 +18,18 @@ from bestepoch.sweeps.jobs import JobRecord
 from bestepoch.tracking.mlflow.sweep import SweepSummary
 
 MAX_LISTED_JOBS = 50  # in a description; jobs.csv lists all
-COLUMNS = ["overrides", "status", "best_epoch", "metric", "seconds", "run", "error", "traceback"]
+COLUMNS = {  # of jobs.csv, by the keys of the job's record
+    "overrides": "overrides",
+    "status": "status",
+    "best_epoch": "best_epoch",
+    "metric": "metric",
+    "accuracy": "val/accuracy",
+    "updates": "updates",
+    "seconds": "seconds",
+    "run": "run",
+    "error": "error",
+    "traceback": "traceback",
+}
 
 
 @dataclass
@@ -95,9 +108,11 @@ class Leaderboard:
             OSError: a file cannot be written; the message names the file.
         """
         files = [folder / "jobs.csv"]
-        columns = [self.metric if c == "metric" else c for c in COLUMNS]
+        columns = {**COLUMNS, "metric": self.metric}
+        if self.metric == columns["accuracy"]:
+            del columns["accuracy"]
         with name_path_in_errors(files[0]):
-            write_table(files[0], columns, [[job.get(c, "") for c in COLUMNS] for job in self.jobs()])
+            write_table(files[0], [*columns.values()], [[job.get(c, "") for c in columns] for job in self.jobs()])
         if self.repeated:
             files.append(folder / "settings.csv")
             with name_path_in_errors(files[1]):
@@ -114,11 +129,22 @@ class Leaderboard:
                 [s.name, f"{s.mean:.5g}" + (f" ± {s.sd:.2g}" if len(s.jobs) > 1 else ""), str(len(s.jobs))]
                 for s in self.groups
             ]
-        return [["job", self.metric, "best epoch", "seconds"]] + [
-            [job["name"], f"{job['metric']:.5g}", str(job["best_epoch"]), f"{job['seconds']:.1f}"]
+        header, *rows = [["job", self.metric, "val/accuracy", "best epoch", "updates", "seconds"]] + [
+            [
+                *(job["name"], f"{job['metric']:.5g}", f"{job['accuracy']:.2%}"),
+                *(str(job["best_epoch"]), f"{job['updates']:,}", f"{job['seconds']:.1f}"),
+            ]
             for job in self.jobs()
             if job not in self.rest
         ]
+        return [header, *rows]
+
+    def lead(self) -> str | None:
+        """Return the second best setting and by how much it is worse, if each setting ran once."""
+        if self.repeated or len(self.groups) < 2:
+            return None
+        difference = self.sign * (self.groups[1].mean - self.groups[0].mean)
+        return f"{shorten_setting(self.groups[1].name)}, worse by {difference:.3g}"
 
     def lines(self) -> list[str]:
         """Return the lines for the terminal: the table, then each unfinished job with its error and traceback file."""
@@ -133,9 +159,16 @@ class Leaderboard:
                 out.append(f"         {job['traceback']}")
         return out
 
-    def summary(self) -> SweepSummary:
-        """Return what the sweep's run in MLflow shows."""
-        return SweepSummary(self.metric, self.winner, self.failed, self.markdown())
+    def summary(self, answers: list[str]) -> SweepSummary:
+        """Return what the sweep's run in MLflow shows; ``answers`` are those of its study, one for each setting."""
+        lead = self.lead()
+        return SweepSummary(
+            self.metric,
+            self.winner,
+            self.failed,
+            self.markdown(),
+            answers or ([f"one seed each; next: {lead}"] if lead else []),
+        )
 
     def markdown(self) -> list[str]:
         """Return the lines of a Markdown description, with at most ``MAX_LISTED_JOBS`` rows."""
@@ -145,6 +178,16 @@ class Leaderboard:
         table = tabulate(rows[:MAX_LISTED_JOBS], header, "pipe", colalign=_alignments(rows), disable_numparse=True)
         unfinished = [f"- {format_job(job, self.metric)}" for job in self.rest[:MAX_LISTED_JOBS]]
         return [*table.splitlines(), "", *unfinished]
+
+
+def shorten_setting(setting: str) -> str:
+    """Return the name of a group for a line: ``optimizer=sgd optimizer.lr=0.1`` becomes ``sgd lr=0.1``."""
+
+    def shorten(match: re.Match[str]) -> str:
+        key = match[1]
+        return "" if key in CONFIG_GROUPS else f"{key.rpartition('.')[2]}="
+
+    return re.sub(r"\b([a-z_][\w.]*)=", shorten, setting)
 
 
 def _alignments(rows: list[list[str]]) -> list[str] | None:

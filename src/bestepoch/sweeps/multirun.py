@@ -8,6 +8,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from filelock import Timeout
@@ -21,7 +22,7 @@ from bestepoch.runs.run import sweep_lock
 from bestepoch.sweeps.job import run_job
 from bestepoch.sweeps.leaderboard import Leaderboard
 from bestepoch.sweeps.progress import show_progress
-from bestepoch.sweeps.study import run_study
+from bestepoch.sweeps.study import read_answers, run_study
 from bestepoch.sweeps.sweep import Sweep
 
 log = logging.getLogger("bestepoch")
@@ -113,24 +114,38 @@ def _finish(sweep: Sweep) -> bool:
     table = Leaderboard.from_records(sweep.jobs.read_all(), sweep.selection)
     try:
         written = table.write(sweep.folder)
+        if table.groups:
+            written.append(_draw(table, sweep.folder / "sweep.png"))
     except OSError as error:  # the terminal shows the table all the same
         written = []
         log.warning("warning: %s", files.explain_disk_error(error) or error)
     for text in table.lines():
         log.info("%s", text)
+    if (lead := table.lead()) is not None:
+        log.info("next     %s with one seed each: add seed=range(3)", lead)
     log.info("table    %s", display_path(sweep.folder / "jobs.csv"))
+    answers: list[str] = []
     if table.repeated:
         run_study(table.runs, sweep.selection, sweep.tracking, sweep.folder / "study")
+        answers = read_answers(sweep.folder / "study")
     if table.winner is not None:
         log.info("promote  python -m bestepoch.promote sweep=%s", display_path(sweep.folder))
     if sweep.parent is not None:
         from bestepoch.tracking.mlflow.sweep import end_sweep
 
         try:
-            end_sweep(sweep.parent, sweep.folder, written, table.summary())
+            end_sweep(sweep.parent, sweep.folder, written, table.summary(answers))
         except Exception as error:
             log.warning("warning: MLflow does not take the sweep's table (%s)", first_line(error))
     return not table.failed
+
+
+def _draw(table: Leaderboard, path: Path) -> Path:
+    from bestepoch.sweeps.figure import plot_sweep
+
+    with files.name_path_in_errors(path):
+        plot_sweep(table).savefig(path, dpi=110)
+    return path
 
 
 def _report_launcher_error(sweep: Sweep, error: Exception) -> None:

@@ -43,6 +43,18 @@ def run_study(runs: list[Run], choice: SelectionConfig, tracking: TrackingConfig
             )  # fmt: skip
 
 
+def read_answers(folder: Path) -> list[str]:
+    """Return what the study in ``folder`` says of each setting, in a line each, best first."""
+    study = files.read_json(folder / "study.json", "the study")
+    sign = 1 if study["mode"] == "min" else -1
+    return [
+        f"{setting['name']}: epochs {setting['recommended_epochs']} (95% interval {setting['low']} to "
+        f"{setting['high']}), mean {study['metric']} {setting['mean']:.4g} ± {setting['sd']:.2g} of "
+        f"{setting['runs']} runs"
+        for setting in sorted(study["settings"], key=lambda setting: sign * setting["mean"])
+    ]
+
+
 def find_runs(run: str | list[str] | None) -> tuple[list[Run], Path]:
     """Return the runs that ``run`` names, a sweep's folder or a list of runs, and the folder for their study.
 

@@ -76,7 +76,7 @@ class Sweep:
             del base["device"][key]
         sweep_hash = digest(varied + threads, base, hash_training_code())[:6]
         lines = sorted(varied, key=lambda line: not re.search(r"[,(]", line))  # settings with several values first
-        name = slug([short_override(line) for line in lines])[:60].rstrip("-_.") or "sweep"
+        name = slug([short_override(line) for line in lines], longest=60) or "sweep"
         folder = main_checkout() / "runs" / "sweeps" / f"{name}-{sweep_hash}"
         jobs = JobRecords(folder, planned_jobs([job + threads for job in plan.jobs or []], varied + threads))
         sweep = cls(project_root(), varied + threads, jobs, first.selection, first.tracking, first.sweep.fail_fast)

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from bestepoch.base import paths
-from bestepoch.base.config.schema import TrackingConfig
+from bestepoch.base.config.schema import SelectionConfig, TrackingConfig
 from bestepoch.runs.run import Run
+from bestepoch.tracking.network_size import count_weights
 
 log = logging.getLogger("bestepoch")
 
@@ -147,10 +148,13 @@ def _inherited_context() -> tuple[str, dict[str, str]]:
 class RunTracking:
     """All trackers of one run, from its start to `close`."""
 
-    def __init__(self, config: TrackingConfig, run: Run) -> None:
+    def __init__(self, config: TrackingConfig, run: Run, selection: SelectionConfig | None = None) -> None:
         self.config, self.run = config, run
         self.worker = ensure_worker(config)
         if self.worker is not None:
+            # in run.json, where the worker reads them without importing PyTorch
+            chosen = {} if selection is None else {"selection": selection.model_dump()}
+            run.update(**chosen, weights=count_weights(run.info))
             self.worker.open(
                 run.folder,
                 experiment=config.experiment,

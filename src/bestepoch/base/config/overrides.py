@@ -38,19 +38,32 @@ def overrides_for_name(overrides: list[str]) -> list[str]:
 
 
 def short_override(override: str) -> str:
-    """Abbreviate an override for a name: ``optimizer.lr=0.01`` becomes ``lr0.01``, ``model=mlp`` becomes ``mlp``."""
+    """Abbreviate an override for a name: ``optimizer.lr=0.01`` becomes ``lr0.01``, ``model=mlp`` becomes ``mlp``.
+
+    ``_`` parts key and value where they would run together: ``l1=0`` becomes ``l1_0``, ``name=cpu`` ``name_cpu``.
+    """
     key, _, value = override.lstrip("+~").partition("=")
     if "${" in value:
         return ""  # MLproject passes an interpolation to keep the default
-    return value if key in (*CONFIG_GROUPS, "experiment") else key.rsplit(".", 1)[-1] + value
+    if key in (*CONFIG_GROUPS, "experiment"):
+        return value
+    name = key.rsplit(".", 1)[-1]
+    return f"{name}{'_' if name[-1:].isdigit() or value[:1].isalpha() else ''}{value}"
 
 
-def slug(parts: list[str]) -> str:
-    """Join the parts to a folder name of at most 100 letters, digits, ``.``, ``_`` and ``-``.
+def slug(parts: list[str], longest: int = 100) -> str:
+    """Join the parts to a folder name of at most ``longest`` letters, digits, ``.``, ``_`` and ``-``.
 
-    Such a name needs no quotes in a shell or in a Hydra override such as ``run=runs/<name>``.
+    A longer name ends with a whole part. The name needs no quotes in a shell or in a Hydra override such as
+    ``run=runs/<name>``.
     """
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(filter(None, parts)))[:100].strip("._-")
+    words = [re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip("-") for part in parts]
+    name = ""
+    for word in filter(None, words):
+        if name and len(name) + 1 + len(word) > longest:
+            break
+        name = f"{name}-{word}" if name else word
+    return name[:longest].strip("._-")
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,6 +12,7 @@ from bestepoch.base.files import md5
 from bestepoch.runs.run import Run
 from bestepoch.tracking.cursor import deliver_pending
 from bestepoch.tracking.mlflow.run import MlflowTracker, set_description
+from bestepoch.tracking.mlflow.run_facts import dataset_part
 
 MD5_TAG = "bestepoch.md5"  # model tag: checksum of its model.pt
 
@@ -57,13 +58,20 @@ def log_evaluation(
     tracker.client.log_artifacts(run_id, str(files), "evaluate")
     set_description(tracker.client, run_id, description)
     fluent.set_tracking_uri(tracker.uri)
-    logged = model.known(tracker.client, mlflow_run) or model.log(tracker.client, mlflow_run)
-    points = [
-        Metric(key, value, _point_time(tracker.client, mlflow_run, key, value), 0, model_id=logged.model_id)
-        for key, value in metrics.items()
-    ]
+    logged = model.known(tracker.client, mlflow_run) or model.log(
+        tracker.client, mlflow_run, int(metrics.get("best/epoch", 0))
+    )
+    data = {part: dataset_part(run.info["data"], part) for part in ("validation", "test")}
+    points = []
+    for key, value in metrics.items():
+        when, of = _point_time(tracker.client, mlflow_run, key, value), data[_part_of(key)]
+        points.append(Metric(key, value, when, 0, logged.model_id, of.name, of.digest, run_id))
     tracker.client.log_batch(run_id, metrics=points, synchronous=True)
     return logged
+
+
+def _part_of(metric: str) -> str:
+    return "test" if metric.startswith("test/") else "validation"
 
 
 def _point_time(mlflow: Any, run: Any, key: str, value: float) -> int:
@@ -89,8 +97,8 @@ class ModelArtifact:
         models = mlflow.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
         return next((m for m in models if m.status == "READY" and m.tags.get(MD5_TAG) == md5(self.file)), None)
 
-    def log(self, mlflow: Any, run: Any) -> Any:
-        """Log the network as a model of the run and return the ``LoggedModel``.
+    def log(self, mlflow: Any, run: Any, epoch: int) -> Any:
+        """Log the network after ``epoch`` as a model of the run and return the ``LoggedModel``.
 
         The model is created first and `log_model` only fills it: with a run, `log_model` would activate and end the
         run, and read all of its points to find those of the model's step.
@@ -122,5 +130,5 @@ class ModelArtifact:
                 serialization_format="pt2",
                 extra_files=[str(self.file)],
             )
-        mlflow.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        mlflow.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, step=epoch)])
         return mlflow.get_logged_model(logged.model_id)

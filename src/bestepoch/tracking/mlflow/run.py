@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import getpass
-import json
 import logging
 import time
 from typing import Any
 
-from bestepoch.base import errors, files, private_api
-from bestepoch.base.config.overrides import flatten
+from bestepoch.base import errors, files, paths, private_api
 from bestepoch.base.errors import redact_credentials
 from bestepoch.runs.run import Run
 from bestepoch.runs.tables import Row
 from bestepoch.tracking.base import EPOCH_METRICS, ITERATION_METRICS
+from bestepoch.tracking.mlflow.run_facts import (
+    CONTEXTS,
+    dataset_part,
+    make_params,
+    make_tags,
+    resource_metrics,
+    selection_tags,
+)
 from bestepoch.tracking.mlflow.store import ensure_experiment, make_client, mlflow_project_run_id, run_exists, store_uri
-from bestepoch.tracking.mlflow.view_states import SETTING_TAG
 from bestepoch.tracking.mlflow.views import DESCRIPTION_TAG, add_data_set_views
-from bestepoch.tracking.run_names import describe_setting
+from bestepoch.tracking.run_names import run_title
 from bestepoch.tracking.run_summary import describe_run
 
 log = logging.getLogger("bestepoch")
@@ -79,33 +83,29 @@ class MlflowTracker:
         if not runs:
             started = int(self.run.info["started"] * 1000)
             tags = {"bestepoch.key": key}
-            runs = [mlflow.create_run(experiment_id, start_time=started, tags=tags, run_name=self.run.name)]
+            runs = [mlflow.create_run(experiment_id, start_time=started, tags=tags, run_name=run_title(self.run))]
         return str(runs[0].info.run_id)
 
     def _log_metadata(self, mlflow: Any, run_id: str) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
+        from mlflow.entities import DatasetInput, InputTag, Param, RunTag
 
         info = self.run.info
-        tags = make_tags(info)  # without the run's name, which a user may have changed
+        tags = make_tags(info) | {
+            "folder": paths.display_path(self.run.folder)
+        }  # without the run's name, which a user may have changed
         parent = info.get("parent")  # MLflow run of the sweep
         if parent is not None:
             tags["sweep"] = self.run.folder.parent.name
         if parent or mlflow_project_run_id():
             tags["mlflow.parentRunId"] = parent or mlflow_project_run_id()
-        # A null setting is unused, such as train.iterations when train.epochs is set.
-        params = [Param(k, str(v)) for k, v in flatten(info["config"]).items() if v is not None]
+        params = [Param(key, str(value)) for key, value in make_params(info).items()]
         mlflow.log_batch(run_id, tags=[RunTag(k, str(v)) for k, v in tags.items()], synchronous=True)
         for i in range(0, len(params), MAX_PARAMS_PER_REQUEST):
             mlflow.log_batch(run_id, params=params[i : i + MAX_PARAMS_PER_REQUEST], synchronous=True)
-        data = info["data"]
-        entity = Dataset(
-            name=data["name"],
-            digest=data["checksum"][:12],  # a tag holds the whole checksum
-            source_type="local",
-            source=json.dumps({"uri": data["folder"]}),
-            profile=json.dumps({**data["sizes"], "checksum": data["checksum"]}),
-        )
-        inputs = [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])]
+        inputs = [
+            DatasetInput(dataset_part(info["data"], part), [InputTag("mlflow.data.context", CONTEXTS[part])])
+            for part in CONTEXTS
+        ]
         try:
             mlflow.log_inputs(run_id, inputs)
         except Exception as error:
@@ -119,7 +119,7 @@ class MlflowTracker:
             log.warning("warning: MLflow does not take the file config.yaml (%s)", errors.first_line(error))
         set_description(mlflow, run_id, describe_run(info))
         try:
-            add_data_set_views(mlflow, mlflow.get_run(run_id).info.experiment_id, data["name"])
+            add_data_set_views(mlflow, mlflow.get_run(run_id).info.experiment_id, info["data"]["name"])
         except Exception as error:  # the server may deny permission; runs do not need the views
             log.warning("warning: MLflow does not take the views of its data sets (%s)", errors.first_line(error))
 
@@ -149,14 +149,15 @@ class MlflowTracker:
         ended = self.run.info.get("ended")
         costs = resource_metrics(self.run.info)
         if costs and self.cursor.get("costs") != ended:  # once for each time the run ends
-            from mlflow.entities import Metric
+            from mlflow.entities import Metric, RunTag
 
             when = int((ended or time.time()) * 1000)
             metrics = [Metric(key, value, when, 0) for key, value in costs.items()]
             best = dict(self.run.info.get("best", {}))
             when = round(best.pop("time", 0) * 1000)  # time of the epoch, so that a repeated point is stored once
             metrics += [Metric(key, value, when, 0) for key, value in best.items()]
-            self.client.log_batch(self.cursor["run_id"], metrics=metrics, synchronous=True)
+            tags = [RunTag(key, value) for key, value in selection_tags(self.run.info).items()]
+            self.client.log_batch(self.cursor["run_id"], metrics=metrics, tags=tags, synchronous=True)
             self.cursor["costs"] = ended
             set_description(self.client, self.cursor["run_id"], describe_run(self.run.info))
         name = {"finished": "FINISHED", "killed": "KILLED"}.get(status, "FAILED")
@@ -175,38 +176,3 @@ def set_description(mlflow: Any, run_id: str, text: str) -> None:
         if last != mark.format(files.digest(body)):
             return
     mlflow.set_tag(run_id, DESCRIPTION_TAG, f"{text}\n\n{mark.format(files.digest(text))}")
-
-
-def resource_metrics(info: dict[str, Any]) -> dict[str, float]:
-    """Return a run's time by section and in total (s) and its peak memory (MB); empty before the run ends."""
-    if "time_by_section" not in info:
-        return {}
-    times = dict(info["time_by_section"])
-    if "finish_requested_at" in info:  # the trainer has been waiting for the trackers since then
-        times["tracking"] += time.time() - info["finish_requested_at"]
-    metrics = {f"time/{section}": seconds for section, seconds in times.items()} | {"time/total": sum(times.values())}
-    return metrics | ({"memory/peak_mb": info["peak_memory"] / 1e6} if info.get("peak_memory") else {})
-
-
-def make_tags(info: dict[str, Any]) -> dict[str, Any]:
-    """Return the MLflow tags by which runs are searched, in addition to their parameters."""
-    data, git = info["data"], info["git"]
-    tags = {
-        "dataset": data["name"],
-        SETTING_TAG: describe_setting(info),
-        "data.checksum": data["checksum"],
-        "device": info["environment"].get("device"),
-        "host": info["environment"]["host"],
-        "git.dirty": "unknown" if git["dirty"] is None else str(git["dirty"]).lower(),
-        "git.commit": git["commit"],
-        "git.url": git.get("url"),
-        "preset": info.get("experiment"),
-        "mlflow.source.git.commit": git["commit"],
-        "mlflow.source.name": info["command"],
-        "mlflow.source.type": "LOCAL",
-        "mlflow.user": getpass.getuser(),
-        "dvc.data": data.get("dvc"),
-        "continues": info.get("extended_from", {}).get("run"),
-        "offline_sample": f"stands in for {data['requested']}" if data["name"] != data["requested"] else None,
-    }
-    return {key: value for key, value in tags.items() if value is not None}

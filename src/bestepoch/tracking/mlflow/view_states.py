@@ -30,6 +30,8 @@ SETTING_COLUMNS = {
     "params.`optimizer.lr`": 100,
     "params.`train.batch_size`": 130,
     "params.`train.epochs`": 110,
+    "params.`plan.updates`": 110,
+    "params.`network.weights`": 130,
 }
 
 

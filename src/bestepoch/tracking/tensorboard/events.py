@@ -13,6 +13,18 @@ from bestepoch.runs.run import Run
 from bestepoch.tracking.base import EPOCH_METRICS, ITERATION_METRICS
 
 CONFIG_TAG = "run/configuration"
+# Charts of the custom-scalars tab with the tags that each draws together, by category.
+CUSTOM_SCALARS: dict[str, dict[str, tuple[str, ...]]] = {
+    "By epoch": {
+        "loss of training images and validation": ("train/eval_loss", "val/loss"),
+        "accuracy of training images and validation": ("train/eval_accuracy", "val/accuracy"),
+    },
+    "By iteration": {
+        "learning rate": ("lr",),
+        "norm of the gradient": ("train/grad_norm",),
+        "train/loss, the objective": ("train/loss",),
+    },
+}
 
 
 class EventFile:
@@ -94,6 +106,29 @@ def hparams_session_end(when: float) -> Any:
     summary_metadata = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(session_end_info=end))
     value = Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=summary_metadata, tensor=metadata.NULL_TENSOR)
     return Event(wall_time=when, summary=Summary(value=[value]))
+
+
+def layout_event() -> Any:
+    """Return an event that lays out the custom-scalars tab: training beside validation, then the updates."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.compat.proto.tensor_pb2 import TensorProto
+    from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+    from tensorboard.plugins.custom_scalar import layout_pb2, metadata
+
+    # the tab finds the tags by regular expressions
+    categories = [
+        layout_pb2.Category(title=title, chart=[
+            layout_pb2.Chart(title=name, multiline=layout_pb2.MultilineChartContent(tag=[f"^{tag}$" for tag in tags]))
+            for name, tags in charts.items()
+        ])
+        for title, charts in CUSTOM_SCALARS.items()
+    ]  # fmt: skip
+    layout = layout_pb2.Layout(category=categories).SerializeToString()
+    # TensorBoard's own function for this needs TensorFlow
+    tensor = TensorProto(dtype="DT_STRING", string_val=[layout], tensor_shape=TensorShapeProto())
+    value = Summary.Value(tag=metadata.CONFIG_SUMMARY_TAG, metadata=metadata.create_summary_metadata(), tensor=tensor)
+    return Event(wall_time=time.time(), summary=Summary(value=[value]))
 
 
 def config_table(config: dict[str, Any]) -> str:

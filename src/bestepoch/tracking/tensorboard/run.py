@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from bestepoch.base import errors, files
 from bestepoch.base.config.overrides import flatten
 from bestepoch.runs.run import Run
 from bestepoch.runs.tables import Row
@@ -18,6 +20,7 @@ from bestepoch.tracking.tensorboard.events import (
     config_table,
     hparams_event,
     hparams_session_end,
+    layout_event,
     read_last_steps,
     scalars_event,
     text_event,
@@ -55,7 +58,8 @@ class TensorBoardTracker:
             self.cursor.clear()  # the event files are not those of the cursor: compare every row again
         if not self._last.get("configuration"):
             config = flatten(self.run.info["config"])
-            self._append([hparams_event(self.run, config), text_event(CONFIG_TAG, config_table(config))])
+            table = text_event(CONFIG_TAG, config_table(config))
+            self._append([hparams_event(self.run, config), table, layout_event()])
             self._update_cursor(configuration=1)
 
     def write(self, iterations: list[Row], epochs: list[Row]) -> None:
@@ -99,11 +103,14 @@ class TensorBoardTracker:
         """Write the run's summary, once for each time the run ends."""
         ended = self.run.info.get("ended")
         if self.cursor.get("ended") != ended:
-            events = [text_event("run/summary", describe_run(self.run.info))]
+            events, best = [text_event("run/summary", describe_run(self.run.info))], {}
             if status == "finished":
-                events.append(hparams_session_end(ended or time.time()))
+                when = ended or time.time()
+                # the hparams tab lists a run's results beside its settings, evaluated or not
+                best = {key: value for key, value in self.run.info.get("best", {}).items() if key != "time"}
+                events += [scalars_event(best, 0, when), hparams_session_end(when)]
             self._append(events)
-            self.cursor.update(ended=ended, files=self._sizes())
+            self.cursor.update(ended=ended, best=best, files=self._sizes())
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -120,6 +127,10 @@ def write_evaluation(folder: Path, metrics: dict[str, float], summary: str, even
     """
     for path in folder.glob(f"events.out.tfevents.*{EVALUATION_SUFFIX}"):
         path.unlink()
+    known: dict[str, float] = {}  # the best epoch of the end of training; the event files hold it already
+    with contextlib.suppress(errors.UsageError):
+        known = files.read_json(folder / "state/tensorboard.json", "").get("best", {})
+    metrics = {key: value for key, value in metrics.items() if known.get(key) != value}
     file = EventFile(folder, EVALUATION_SUFFIX)
     file.write([scalars_event(metrics, 0, time.time()), text_event("run/evaluation", summary), *events])
     file.close()
