@@ -48,11 +48,15 @@ def read_answers(folder: Path) -> list[str]:
     study = files.read_json(folder / "study.json", "the study")
     sign = 1 if study["mode"] == "min" else -1
     return [
-        f"{setting['name']}: epochs {setting['recommended_epochs']} (95% interval {setting['low']} to "
-        f"{setting['high']}), mean {study['metric']} {setting['mean']:.4g} ± {setting['sd']:.2g} of "
-        f"{setting['runs']} runs"
+        f"{setting['name']}: epochs {setting['recommended_epochs']}{_bounds(setting)}, mean {study['metric']} "
+        f"{setting['mean']:.4g} ± {setting['sd']:.2g} of {setting['runs']} runs"
         for setting in sorted(study["settings"], key=lambda setting: sign * setting["mean"])
     ]
+
+
+def _bounds(setting: dict[str, Any]) -> str:
+    """Return the interval of a setting; none where it has one run."""
+    return f" (95% interval {setting['low']} to {setting['high']})" if "low" in setting else ""
 
 
 def find_runs(run: str | list[str] | None) -> tuple[list[Run], Path]:

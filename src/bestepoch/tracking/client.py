@@ -17,7 +17,6 @@ from typing import Any
 from bestepoch.base import paths
 from bestepoch.base.config.schema import SelectionConfig, TrackingConfig
 from bestepoch.runs.run import Run
-from bestepoch.tracking.network_size import count_weights
 
 log = logging.getLogger("bestepoch")
 
@@ -154,7 +153,7 @@ class RunTracking:
         if self.worker is not None:
             # in run.json, where the worker reads them without importing PyTorch
             chosen = {} if selection is None else {"selection": selection.model_dump()}
-            run.update(**chosen, weights=count_weights(run.info))
+            run.update(**chosen)
             self.worker.open(
                 run.folder,
                 experiment=config.experiment,

@@ -16,8 +16,9 @@ def describe_run(info: dict[str, Any], metrics: dict[str, Any] | None = None) ->
     """
     parts = [] if metrics is None else [_describe_results(metrics)]
     if (verdict := info.get("verdict")) is not None:
-        advice = f"{verdict['suggestion']} `{verdict['override']}`"
-        parts.append(f"**{verdict['kind'].capitalize()}.** {verdict['sentence']}\n\nTry: {advice}")
+        word, _, reason = verdict["sentence"].partition(": ")
+        advice = f"`{verdict['override']}`" if verdict["override"] else ""
+        parts.append(f"**{word[:1].upper()}{word[1:]}:** {reason}\n\n{verdict['suggestion']} {advice}".rstrip())
     elif info["status"] != "finished":
         reason = f": {info['reason']}" if info.get("reason") else ""
         parts.append(f"**{info['status'].capitalize()}**{reason}")
