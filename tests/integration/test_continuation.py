@@ -353,7 +353,8 @@ def test_it_goes_on_exactly_where_all_rates_of_what_is_done_are_the_same(
         cut = done == short and short % per_epoch
         folder = tmp_path / str(number)
         before = {"train": {"epochs": None, "iterations": short, "batch_size": batch}}
-        old = Run(folder / "old", {**live.RECORD, "name": "old", "fingerprint": "1", "config": before})
+        data = {"sizes": {"train": images}}
+        old = Run(folder / "old", {**live.RECORD, "name": "old", "fingerprint": "1", "config": before, "data": data})
         now = Run(folder / "now", {**live.RECORD, "name": "now", "fingerprint": "2"})
         old.update()
         now.update()

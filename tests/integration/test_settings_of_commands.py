@@ -126,7 +126,7 @@ def test_looking_and_mistakes_wait_for_no_heavy_import(project: Path, arguments:
     elif "--cfg" in arguments:
         shown = yaml.safe_load(done.stdout)
         assert Config.model_validate(shown) == compose.load_config(["train.iterations=30"], False)[1]
-        assert shown["train"] == {"epochs": None, "iterations": 30, "batch_size": 100}
+        assert shown["train"] == {"epochs": None, "iterations": 30, "batch_size": 100, "eval_images": None}
 
 
 @pytest.mark.parametrize(
