@@ -22,19 +22,20 @@ import torch
 import yaml
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
-from sklearn.metrics import precision_score, recall_score
+from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, recall_score
 
 import live
 from bestepoch.base.config import groups, schema
 from bestepoch.components.models import networks
-from bestepoch.evaluation import predictions, report
+from bestepoch.evaluation import layers, predictions, remarks, report
 from bestepoch.evaluation.diagnosis import Diagnosis
 from bestepoch.runs import timing
 from bestepoch.runs.run import Run
 from bestepoch.runs.tables import read_columns, read_rows, write_table
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-FIGURES = {"loss", "accuracy", "gap", "train_loss", "lr", "confusion", "calibration"}
+FIGURES = {"loss", "accuracy", "gap", "train_loss", "lr", "confusion", "calibration"}  # the files
+PICTURES = FIGURES | {"grad_norm"}  # of the page
 TRAIN = (*live.SAMPLE, "model=mlp", "tracking.mlflow=false", "tracking.tensorboard=false")
 pytestmark = pytest.mark.xdist_group("report")
 
@@ -163,7 +164,8 @@ def test_every_declared_figure_is_a_file_and_in_the_page(trained: Path, page: st
             assert min(picture.size) > 300
             assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 20
         assert re.search(rf'<figure id="{name}"[^>]*>\s*(<div[^>]*>)?<svg', page), name
-    assert page.count("<svg") == len(declared)
+    assert page.count("<svg") == len(PICTURES)
+    assert re.search(r'<figure id="grad_norm"[^>]*>\s*<svg', page)
     assert {str(Path(out).name) for out in pipeline["outs"] + pipeline["metrics"]} == {
         path.name for path in (trained / "evaluate").iterdir()
     }
@@ -192,28 +194,32 @@ def percent(share: float) -> str:
     return f"{100 * share:.2f}%"
 
 
-def signed(value: float) -> str:
-    return f"{value:+#.2g}".replace("-", "−")
-
-
 def test_the_verdict_is_that_of_the_metrics(page: str, metrics: dict[str, Any], said: str) -> None:
     content = Content(page)
     second = metrics["runner_up"]
+    assert second["difference"] > 0
+    comparison = f"worse by {second['difference']:.2g} (95% interval "
+    noise = "more than noise" if second["more_than_noise"] else "not more than noise"
+    assert re.search(rf"^second   epoch {second['epoch']}, {re.escape(comparison)}.*: {noise}$", said, re.MULTILINE)
     verdict = (
         f"By val/loss on 450 validation images, epoch {metrics['best_epoch']} of {metrics['last_epoch']} is best; "
-        f"epoch {second['epoch']}, the best of the others, differs from it by {signed(second['difference'])} nats of "
-        f"val/loss (95% interval {signed(second['low'])} to {signed(second['high'])}), which is "
-        f"{'more' if second['more_than_noise'] else 'not more'} than noise. The weights of epoch "
-        f"{metrics['best_epoch']} classify "
-        f"{percent(metrics['test_accuracy'])} of 500 test images correctly (95% interval "
-        f"{percent(metrics['test_accuracy_low'])} to {percent(metrics['test_accuracy_high'])});"
+        f"epoch {second['epoch']}, the best of the others, is {comparison}"
     )
-    assert verdict in content.text
+    result = (
+        f": {noise}. The weights of epoch {metrics['best_epoch']} classify "
+        f"{percent(metrics['test_accuracy'])} of 500 test images correctly (95% interval "
+        f"{percent(metrics['test_accuracy_low'])} to {percent(metrics['test_accuracy_high'])}); "
+        "they had no part in the choice. With every class counting the same: macro-F1 "
+        f"{metrics['test_macro_f1']:.4f}, balanced accuracy {percent(metrics['test_balanced_accuracy'])}."
+    )
+    assert verdict in content.text and result in content.text
     assert content.by_id["ece"] == f"{metrics['test_ece']:.4f}"
-    told = re.search(r"^verdict  (.+)\nsuggest  (.+)  (\S.*)$", said, re.MULTILINE)
+    told = re.search(r"^verdict  (.+)\nsuggest  (.+?)(?:  (\S.*))?$", said, re.MULTILINE)
     assert told
     sentence, suggestion, override = told.groups()
-    assert " ".join(content.by_id["diagnosis"].split()) == f"{sentence} Try: {suggestion} {override}"
+    shown = " ".join(content.by_id["diagnosis"].split())
+    assert shown.startswith(f"{sentence[0].upper()}{sentence[1:]} {'Try: ' if override else ''}{suggestion}")
+    assert (override or "") in shown
     assert {"kind", "epoch"} < set(metrics["diagnosis"])
 
 
@@ -225,9 +231,11 @@ def test_the_tables_are_those_of_the_record(page: str, trained: Path, metrics: d
     for row, epoch in zip(rows, epochs, strict=True):
         shown = dict(zip(head, row, strict=True))
         assert shown["epoch"] == epoch["epoch"] + (" · best" if int(epoch["epoch"]) == metrics["best_epoch"] else "")
-        loss, train = float(epoch["val/loss"]), float(epoch["train/epoch_loss"])
+        loss, train = float(epoch["val/loss"]), float(epoch["train/eval_loss"])
         assert shown["val/loss"] == f"{loss:.4f}"
-        assert shown["train/epoch_loss"] == f"{train:.4f}"
+        assert shown["train/eval_loss"] == f"{train:.4f}"
+        assert shown["train/eval_accuracy"] == percent(float(epoch["train/eval_accuracy"]))
+        assert shown["train/epoch_loss"] == f"{float(epoch['train/epoch_loss']):.4f}"
         assert shown["gap"] == f"{loss - train:+.4f}".replace("-", "−")
         assert shown["val/accuracy"] == percent(float(epoch["val/accuracy"]))
         assert shown["lr"] == f"{float(epoch['lr']):.2e}"
@@ -254,6 +262,50 @@ def test_precision_and_recall_are_those_of_sklearn(page: str, trained: Path) -> 
         assert [row[place] for row in shown] == ["–" if math.isnan(value) else f"{value:.3f}" for value in values]
 
 
+def test_means_over_classes_are_those_of_sklearn(trained: Path, metrics: dict[str, Any]) -> None:
+    rows = live.table(trained / "evaluate/predictions.csv")
+    actual, predicted = ([int(row[key]) for row in rows] for key in ("actual", "predicted"))
+    assert metrics["test_macro_f1"] == pytest.approx(f1_score(actual, predicted, average="macro"), abs=1e-12)
+    assert metrics["test_balanced_accuracy"] == pytest.approx(balanced_accuracy_score(actual, predicted), abs=1e-12)
+
+
+def test_a_class_without_test_images_does_not_count_in_the_means() -> None:
+    actual, predicted = np.array([0, 0, 0, 1]), np.array([0, 0, 2, 1])
+    tested = predictions.TestPredictions(np.zeros((4, 1, 1)), actual, predicted, np.ones(4), seconds=0.0)
+    # recall 2/3 and 1; F1 2 * 1 * (2/3) / (1 + 2/3) = 0.8 and 1
+    assert tested.class_means() == {
+        "test_macro_f1": pytest.approx(0.9),
+        "test_balanced_accuracy": pytest.approx(5 / 6),
+    }
+
+
+def test_the_layers_of_the_network(page: str, trained: Path) -> None:
+    config = json.loads((trained / "run.json").read_text())["config"]["model"]
+    first, second = config["hidden"]
+    sizes = [784 * first + first, first * second + second, second * 10 + 10]
+    shown = [row for row in Content(page).tables["layers"] if row[0] in ("Linear", "total")]
+    assert shown == [
+        ["Linear", str(first), f"{sizes[0]:,}"],
+        ["Linear", str(second), f"{sizes[1]:,}"],
+        ["Linear", "10", f"{sizes[2]:,}"],
+        ["total", "", f"{sum(sizes):,}"],
+    ]
+
+
+def test_the_layers_of_a_network_that_takes_three_views_are_those_of_one() -> None:
+    config = groups.CnnConfig(
+        name="cnn", channels=[4], kernel_sizes=[3], strides=[1], pool_sizes=[2], padding=1, activation="relu",
+        dropout=0.0, tta_shift=1,
+    )  # fmt: skip
+    network = networks.evaluation_network(config, networks.build_network(config, (8, 8), 3, 0.0, 1.0))
+    found = layers.list_layers(network, torch.zeros(2, 8, 8))
+    assert [(layer.kind, layer.shape, layer.weights) for layer in found] == [
+        ("Conv2d", (4, 8, 8), 36), ("MaxPool2d", (4, 4, 4), 0), ("BatchNorm2d", (4, 4, 4), 8), ("ReLU", (4, 4, 4), 0),
+        ("Flatten", (64,), 0), ("Dropout", (64,), 0), ("Linear", (3,), 195),
+    ]  # fmt: skip
+    assert sum(layer.weights for layer in found) == sum(p.numel() for p in network.parameters())
+
+
 def test_predictions_come_with_their_confidence(trained: Path, tested: dict[str, np.ndarray]) -> None:
     rows = live.table(trained / "evaluate/predictions.csv")
     assert list(rows[0]) == ["index", "actual", "predicted", "confidence"]
@@ -266,11 +318,12 @@ def test_predictions_come_with_their_confidence(trained: Path, tested: dict[str,
 def test_the_mistakes_shown_are_the_most_confident_ones(page: str, tested: dict[str, np.ndarray]) -> None:
     sure, predicted = tested["probabilities"].max(1), tested["probabilities"].argmax(1)
     wrong = [i for i in range(500) if predicted[i] != tested["labels"][i]]
-    assert len(wrong) > 25  # of the small network after four epochs
+    assert len(wrong) > 5  # of the small network after four epochs
     expected = sorted(wrong, key=lambda i: -sure[i])[:25]
     content = Content(page)
     assert [image["title"] for image in content.images] == [f"test image {i}" for i in expected]
-    assert f"25 of {len(wrong)} mistakes in 500 test images" in content.text
+    shown = f"25 of {len(wrong)}" if len(wrong) > 25 else f"All {len(wrong)}"
+    assert f"{shown} mistakes in 500 test images" in content.text
     for image, i in zip(content.images, expected, strict=True):
         assert image["alt"] == f"Test image {i}: {tested['labels'][i]} taken for {predicted[i]}"
         with Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2]))) as picture:
@@ -298,7 +351,7 @@ def test_a_last_epoch_whose_loss_is_not_finite_is_reported(folder: Path, trained
     metrics = json.loads((run / "evaluate/metrics.json").read_text())
     assert metrics["last"] == {"epoch": 4, "val_loss": None, "val_accuracy": float(values["val/accuracy"])}
     assert metrics["best_epoch"] < 4 and metrics["diagnosis"]["kind"] == "diverged"
-    assert "In epoch 4 training loss is" in said
+    assert "in epoch 4" in said
     content = Content((run / "evaluate/report.html").read_text())
     assert ["last", "4", "not finite", percent(float(values["val/accuracy"]))] in content.tables["choice"]
 
@@ -373,6 +426,9 @@ def test_the_calibration_error_is_that_of_a_plain_sum(metrics: dict[str, Any], t
 # ---------------------------------------------------------------- unusual runs
 
 
+LAYER = layers.Layer("Linear", (10,), 7850)
+
+
 def write(
     out: Path,
     trained: Path,
@@ -383,6 +439,8 @@ def write(
     selection: dict[str, Any] | None = None,
     metrics: dict[str, Any] | None = None,
     spoiled: bool = False,
+    without: tuple[str, ...] = (),
+    diagnosis: Diagnosis | None = None,
     **info: Any,
 ) -> str:
     """A page as of the trained run, but for what is said here."""
@@ -395,8 +453,10 @@ def write(
     if epochs is not None:
         rows = [{**rows[0], "epoch": float(i), "val/loss": 2 / i, "iteration": float(i)} for i in range(1, epochs + 1)]
         iterations = {key: np.resize(values, epochs) for key, values in iterations.items()}
+    rows = [{name: value for name, value in row.items() if name not in without} for row in rows]
+    iterations = {name: values for name, values in iterations.items() if name not in without}
     if spoiled:
-        rows[0] = {**rows[0], "val/loss": math.nan, "train/epoch_loss": math.inf}
+        rows[0] = {**rows[0], "val/loss": math.nan, "train/eval_loss": math.inf}
     draw = np.random.default_rng(0)
     actual = np.arange(500) % classes
     predicted = actual.copy()
@@ -407,7 +467,7 @@ def write(
     values = {
         "best_epoch": len(rows), "last_epoch": len(rows), "val_loss": 0.5, "val_accuracy": 0.9, "last": result,
         "test_accuracy": 1 - mistakes / 500, "test_accuracy_low": 0.9, "test_accuracy_high": 1.0,
-        "test_ece": predictions.calibration_error(tested.calibration()), **(metrics or {}),
+        "test_ece": predictions.calibration_error(tested.calibration()), **tested.class_means(), **(metrics or {}),
     }  # fmt: skip
     choice = schema.SelectionConfig(
         **{"metric": "val/loss", "mode": "min", "rule": "best", "smoothing": 1, **(selection or {})}
@@ -416,12 +476,13 @@ def write(
         name="patience", metric="val/loss", mode="min", min_delta=0.0, relative=False, warmup_epochs=0,
         max_seconds=None, patience=3,
     )  # fmt: skip
-    diagnosis = Diagnosis("underfit", 1, "Both fall.", "Train for longer.", "train.epochs=9", {})
+    if diagnosis is None:
+        diagnosis = Diagnosis("overfit", 1, "overfit since epoch 1: one rose.", "Stop.", "train.epochs=1", {})
     source = out.with_name(f"{out.name}-tables")
     source.mkdir()
     write_table(source / "epochs.csv", list(rows[0]), [list(row.values()) for row in rows])
     write_table(source / "iterations.csv", list(iterations), np.stack(list(iterations.values()), 1).tolist())
-    report.write_report(out, report.Report(run, source, values, choice, stopping, diagnosis, tested))
+    report.write_report(out, report.Report(run, source, values, choice, stopping, diagnosis, tested, [LAYER]))
     return (out / "report.html").read_text()
 
 
@@ -444,14 +505,120 @@ def test_a_schedule_that_early_stopping_cut_off_is_named(trained: Path, plain: P
     assert "planned, not reached" in level
 
 
-def test_the_gap_names_what_differs_between_the_two_losses(trained: Path, plain: Path, tmp_path: Path) -> None:
-    there = Run.read(trained).info["config"]
-    gap = "val/loss is that of the weights at the epoch's end{}. So the gap may be below zero at first"
-    page = Content((plain / "report.html").read_text()).text
-    assert gap.format("") in page and "with a penalty" not in page
-    cnn = {"model": there["model"] | {"tta_shift": 1}, "optimizer": there["optimizer"] | {"l1": 0.001}}
-    page = Content(write(tmp_path / "1", trained, config=cnn)).text
-    assert gap.format(", by three views of each image") in page and ", with a penalty;" in page
+def test_the_verdict_comes_first_and_what_to_try_can_be_typed(trained: Path, plain: Path, tmp_path: Path) -> None:
+    page = (plain / "report.html").read_text()
+    assert "<strong>Overfit since epoch 1</strong>: one rose." in page
+    assert " ".join(Content(page).by_id["diagnosis"].split()).endswith("rose. Try: Stop. train.epochs=1")
+    nothing = Diagnosis("converged", 2, "converged: level.", "Nothing to do.", "", {})
+    page = write(tmp_path / "1", trained, diagnosis=nothing)
+    assert " ".join(Content(page).by_id["diagnosis"].split()) == "Converged: level. Nothing to do."
+    several = Diagnosis("finished as planned", 4, "finished as planned: low.", "Compare.", "-m seed=0,1", {})
+    page = write(tmp_path / "2", trained, diagnosis=several)
+    assert "Try:</strong> Compare. <code>python -m bestepoch.train ... -m seed=0,1</code> (several runs, each" in page
+
+
+def test_training_and_validation_are_in_one_picture(plain: Path) -> None:
+    page = (plain / "report.html").read_text()
+    pictures = dict(re.findall(r'<figure id="(\w+)".*?(<svg.*?</svg>)', page, re.DOTALL))
+    assert "train/eval_loss" in pictures["loss"] and "val/loss" in pictures["loss"]
+    assert "train/eval_accuracy" in pictures["accuracy"] and "val/accuracy" in pictures["accuracy"]
+    assert "val/loss − train/eval_loss" in pictures["gap"]
+    assert "train/grad_norm" in pictures["grad_norm"]
+    assert "The gap, val/loss − train/eval_loss, grows where" in Content(page).text
+    assert "missing" not in Content(page).by_id
+
+
+@pytest.mark.parametrize(
+    ("images", "why"), [({"eval_images": 0}, "with train.eval_images=0"), ({}, "by an earlier version")], ids=str
+)
+def test_a_run_whose_training_images_were_not_scored(
+    trained: Path, tmp_path: Path, images: dict[str, int], why: str
+) -> None:
+    train = {key: value for key, value in Run.read(trained).info["config"]["train"].items() if key != "eval_images"}
+    without = ("train/eval_loss", "train/eval_accuracy", "train/grad_norm")
+    page = write(tmp_path / "out", trained, without=without, config={"train": train | images})
+    content = Content(page)
+    assert content.by_id["missing"].startswith(f"This run was trained {why}, so no training images were scored: ")
+    assert {path.stem for path in (tmp_path / "out").glob("*.png")} == FIGURES
+    pictures = dict(re.findall(r'<figure id="(\w+)".*?(<svg.*?</svg>)', page, re.DOTALL))
+    assert set(pictures) == FIGURES
+    assert "train/epoch_loss" in pictures["loss"] and "val/loss − train/epoch_loss" in pictures["gap"]
+    assert "val/accuracy" in pictures["accuracy"] and "train/" not in pictures["accuracy"]
+    row = live.table(trained / "epochs.csv")[0]
+    shown = dict(zip(*content.tables["epochs"][:2], strict=True))
+    difference = float(row["val/loss"]) - float(row["train/epoch_loss"])
+    assert shown["gap"] == f"{difference:+.4f}".replace("-", "−") and "train/eval_loss" not in shown
+
+
+def test_label_smoothing_that_parts_loss_and_accuracy_is_named(trained: Path, plain: Path, tmp_path: Path) -> None:
+    ids = Content((plain / "report.html").read_text()).by_id
+    assert not {"disagreement", "smoothed"} & set(ids)
+    epochs = [{"epoch": float(i), "val/loss": loss, "val/accuracy": accuracy} for i, loss, accuracy in
+              ((1, 0.5, 0.8), (2, 0.3, 0.9), (3, 0.4, 0.95))]  # fmt: skip
+    smoothed = {"config": {"loss": {"label_smoothing": 0.1}, "train": {"eval_images": None}}}
+    sentence = remarks.explain_smoothing(smoothed, epochs, 1)
+    assert sentence is not None and sentence.endswith("they choose epochs 2 and 3.") and "smoothing of 0.1" in sentence
+    assert remarks.explain_smoothing(smoothed, epochs[:2], 1) is None
+    plain_loss = {"config": {"loss": {"label_smoothing": 0.0}}}
+    assert remarks.explain_smoothing(plain_loss, epochs, 1) is None
+    assert remarks.warn_of_smoothed_losses(smoothed) is None
+    train = {key: value for key, value in Run.read(trained).info["config"]["train"].items() if key != "eval_images"}
+    page = write(tmp_path / "old", trained, config={"loss": {"label_smoothing": 0.1}, "train": train})
+    assert "validation losses include label smoothing of 0.1" in Content(page).by_id["smoothed"]
+
+
+def test_an_old_run_with_smoothed_losses_is_evaluated_with_a_warning(
+    folder: Path, trained: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(folder, tmp_path / "project")
+    run = copy / trained.relative_to(folder)
+    info = json.loads((run / "run.json").read_text())
+    del info["config"]["train"]["eval_images"]
+    info["config"]["loss"]["label_smoothing"] = 0.1
+    (run / "run.json").write_text(json.dumps(info))
+    header, *rows = [line.split(",") for line in (run / "epochs.csv").read_text().splitlines()]
+    kept = [i for i, name in enumerate(header) if not name.startswith("train/eval_")]
+    table = [",".join(line[i] for i in kept) for line in (header, *rows)]
+    (run / "epochs.csv").write_text("\n".join(table) + "\n")
+    said = live.run(copy, "evaluate", f"run=runs/{run.name}", "tracking.mlflow=false")
+    assert len(re.findall(r"^WARNING  an earlier version trained this run: .* smoothing of 0\.1", said, re.M)) == 1
+    content = Content((run / "evaluate/report.html").read_text())
+    assert {"smoothed", "missing"} <= set(content.by_id)
+    assert {path.stem for path in (run / "evaluate").glob("*.png")} == FIGURES
+
+
+@pytest.mark.parametrize(
+    ("values", "choice", "says"),
+    [
+        (
+            (0.00123, 0.0003, 0.002, True), {},
+            "worse by 0.0012 (95% interval 0.0003 to 0.002): more than noise",
+        ),
+        (
+            (-0.00123, -0.002, 0.0003, False), {"smoothing": 3},
+            "better by 0.0012 (95% interval 0.002 better to 0.0003 worse): not more than noise",
+        ),
+        (
+            (-0.05, -0.0614, -0.002, True), {"metric": "val/accuracy"},
+            "worse by 5.00 points (95% interval 0.20 to 6.14): more than noise",
+        ),
+        ((0.0, 0.0, 0.0, False), {}, "equally good (95% interval 0 to 0): not more than noise"),
+        (
+            (0.2, 0.1, 0.3, True), {"metric": "train/eval_loss"},
+            "worse by 0.2 in val/loss (95% interval 0.1 to 0.3): more than noise",
+        ),
+        (
+            (-0.02, -0.04, 0.01, False), {"rule": "one_standard_error"},
+            "better by 0.02 (95% interval 0.04 better to 0.01 worse): epoch 3 is the earliest within one standard "
+            "error of the best",
+        ),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_runner_up_is_better_or_worse(values: tuple[Any, ...], choice: dict[str, Any], says: str) -> None:
+    second = dict(zip(("difference", "low", "high", "more_than_noise"), values, strict=True))
+    wanted = {"metric": "val/loss", "mode": "auto", "rule": "best", "smoothing": 1} | choice
+    assert remarks.compare_runner_up(second, 3, schema.SelectionConfig(**wanted)) == says
 
 
 def test_where_stopping_would_have_ended_it_is_said(trained: Path, plain: Path, tmp_path: Path) -> None:
@@ -475,8 +642,10 @@ def test_another_rule_is_explained(trained: Path, plain: Path, tmp_path: Path) -
     other = Content(write(tmp_path / "2", trained, selection=chosen, metrics={"runner_up": second}))
     assert "earliest epoch whose val/accuracy is within one standard error" in " ".join(other.by_id["rule"].split())
     assert other.by_id["smoothing"].startswith("smoothing = 5")
-    assert "is chosen; epoch 1, the best of the others, differs from it by −5.00 points of val/accuracy" in other.text
-    assert "(95% interval −6.14 to +0.20), which is not more than noise" in other.text
+    assert (
+        "is chosen; epoch 1, the best of the others, is worse by 5.00 points (95% interval 0.20 better to 6.14 worse): "
+        "epoch 4 is the earliest within one standard error of the best." in other.text
+    )
 
 
 @pytest.mark.parametrize(
@@ -549,7 +718,7 @@ def test_it_fits_the_screen(trained: Path, browser: Browser, width: int) -> None
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     sizes = page.evaluate("[...document.querySelectorAll('svg')].map(s => [s.clientWidth, s.clientHeight])")
-    assert len(sizes) == len(FIGURES)
+    assert len(sizes) == len(PICTURES)
     assert all(min(width - 40, 350) <= w <= width and h > 150 for w, h in sizes)
     letters = page.evaluate(
         "[...document.querySelectorAll('svg text')].map(t => parseFloat(getComputedStyle(t).fontSize)"
@@ -566,11 +735,11 @@ def test_page_and_figures_follow_the_scheme(trained: Path, browser: Browser, sch
     ground = brightness(page, "body", "backgroundColor")
     assert ground > 0.9 if scheme == "light" else ground < 0.15
     assert abs(brightness(page, "body", "color") - ground) > 0.7
-    for figure in FIGURES:
+    for figure in sorted(PICTURES):
         label = f"#{figure} svg text:last-of-type"
         assert abs(brightness(page, label, "fill") - ground) > 0.3, figure
     # no figure brings a ground of its own: its corner has the page's colour
-    for figure in FIGURES:
+    for figure in sorted(PICTURES):
         with Image.open(io.BytesIO(page.locator(f"#{figure} svg").screenshot())) as shot:
             assert abs(sum(shot.convert("RGB").getpixel((1, 1))) / 765 - ground) < 0.02, figure  # type: ignore[arg-type]
     page.close()

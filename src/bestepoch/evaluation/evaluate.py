@@ -43,8 +43,9 @@ def evaluate_run(config: Config, source: Path, out: Path, split: Split) -> dict[
         UsageError: no epoch can be chosen, or the run's files cannot be read.
     """
     from bestepoch.components.models import inference, scoring
-    from bestepoch.evaluation import predictions, report
+    from bestepoch.evaluation import predictions, remarks, report
     from bestepoch.evaluation.diagnosis import diagnose_run
+    from bestepoch.evaluation.layers import list_layers
     from bestepoch.evaluation.statistics import selection_evidence, wilson_ci
     from bestepoch.evaluation.tensorboard_figures import EvaluationContext
     from bestepoch.runs import checkpoint
@@ -73,6 +74,7 @@ def evaluate_run(config: Config, source: Path, out: Path, split: Split) -> dict[
         "test_accuracy": results.accuracy,
         "test_accuracy_low": low,
         "test_accuracy_high": high,
+        **tested.class_means(),
         "test_ece": predictions.calibration_error(tested.calibration()),
         **selection_evidence(epochs, best, selection, load_results, stopping),
         "diagnosis": {"kind": diagnosis.kind, "epoch": diagnosis.epoch, **diagnosis.evidence},
@@ -81,7 +83,9 @@ def evaluate_run(config: Config, source: Path, out: Path, split: Split) -> dict[
     with files.staged_folder(out) as staging:
         write_table(staging / "predictions.csv", ["index", "actual", "predicted", "confidence"], tested.rows())
         checkpoint.save(staging / MODEL_FILE, model_file)
-        report.write_report(staging, report.Report(run, source, metrics, selection, stopping, diagnosis, tested))
+        layers = list_layers(network, images)
+        shown = report.Report(run, source, metrics, selection, stopping, diagnosis, tested, layers)
+        report.write_report(staging, shown)
         files.write_json(staging / "metrics.json", metrics)
     numbers, probabilities = [int(row["epoch"]) for row in epochs], logits.double().softmax(1).numpy()
     context = EvaluationContext(run, source, split, numbers, int(best["epoch"]), tested, probabilities)
@@ -92,6 +96,8 @@ def evaluate_run(config: Config, source: Path, out: Path, split: Split) -> dict[
         log.info("model    %s", version)
     log.info("verdict  %s", diagnosis.sentence)
     log.info("suggest  %s", f"{diagnosis.suggestion}  {diagnosis.override}".rstrip())
+    if smoothed := remarks.warn_of_smoothed_losses(run.info):
+        log.warning("WARNING  %s", smoothed)
     if split.offline_sample:
         log.warning("WARNING  this is %s, which stands in for %s", split.name, split.requested)
     log.info("report   %s", display_path(out / "report.html"))
@@ -100,14 +106,13 @@ def evaluate_run(config: Config, source: Path, out: Path, split: Split) -> dict[
 
 
 def _log_results(metrics: dict[str, Any], selection: SelectionConfig) -> None:
+    from bestepoch.evaluation.remarks import compare_runner_up
+
     rule = "" if selection.rule == "best" else f", {selection.rule.replace('_', ' ')} rule"
     log.info("best     epoch %d of %d, by %s%s", metrics["best_epoch"], metrics["last_epoch"], selection.metric, rule)
     if (second := metrics.get("runner_up")) is not None:
-        log.info(
-            "second   epoch %d, by %+.2g (95%% interval %+.2g to %+.2g): %s",
-            second["epoch"], second["difference"], second["low"], second["high"],
-            "more than noise" if second["more_than_noise"] else "not more than noise",
-        )  # fmt: skip
+        comparison = compare_runner_up(second, metrics["best_epoch"], selection)
+        log.info("second   epoch %d, %s", second["epoch"], comparison)
     log.info("val      loss %.4f  accuracy %.2f%%", metrics["val_loss"], 100 * metrics["val_accuracy"])
     percents = [100 * metrics[f"test_accuracy{end}"] for end in ("", "_low", "_high")]
     log.info("test     loss %.4f  accuracy %.2f%% (95%% interval %.2f to %.2f)", metrics["test_loss"], *percents)

@@ -48,6 +48,18 @@ class TestPredictions:
         """Return the `calibration_bins` of the predictions."""
         return calibration_bins(self.confidence, self.actual == self.predicted)
 
+    def class_means(self) -> dict[str, float]:
+        """Return means over the classes that have test images, whatever their numbers: macro-F1 and balanced accuracy.
+
+        Balanced accuracy is the mean recall.
+        """
+        from sklearn.metrics import precision_recall_fscore_support
+
+        _, recall, f1, _ = precision_recall_fscore_support(
+            self.actual, self.predicted, labels=np.unique(self.actual), average="macro", zero_division=0
+        )
+        return {"test_macro_f1": float(f1), "test_balanced_accuracy": float(recall)}
+
     def mistakes(self) -> np.ndarray:
         """Return the indices of misclassified images, most confident first; ties keep their order."""
         wrong = np.flatnonzero(self.actual != self.predicted)

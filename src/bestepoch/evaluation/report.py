@@ -18,7 +18,7 @@ from bestepoch.base import files, paths
 from bestepoch.base.config import groups, schema
 from bestepoch.components.schedules.learning_rate import SchedulerConfig, decays_over_full_run, learning_rate
 from bestepoch.components.schedules.plan import TrainingPlan, plan_of_run
-from bestepoch.evaluation import figures
+from bestepoch.evaluation import figures, learning_curves, remarks
 from bestepoch.evaluation.predictions import MAX_SHOWN, TestPredictions
 from bestepoch.runs import timing
 from bestepoch.runs.run import Run
@@ -26,6 +26,7 @@ from bestepoch.runs.tables import Row, read_columns, read_rows
 
 if TYPE_CHECKING:
     from bestepoch.evaluation.diagnosis import Diagnosis
+    from bestepoch.evaluation.layers import Layer
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Report:
         stopping: the early stopping that ``metrics["stopped"]`` goes by.
         diagnosis: the verdict on the curves.
         tested: predictions on the test images.
+        layers: the network's layers.
     """
 
     run: Run
@@ -49,6 +51,7 @@ class Report:
     stopping: groups.PatienceStoppingConfig | groups.PlateauStoppingConfig
     diagnosis: Diagnosis
     tested: TestPredictions
+    layers: list[Layer]
 
 
 def write_report(out: Path, report: Report) -> None:
@@ -64,17 +67,24 @@ def write_report(out: Path, report: Report) -> None:
     marks = _marks(metrics, early=bool(run.info.get("stopped")))
     with figures.figure_style():
         drawn = {
-            "loss": figures.plot_loss(epochs, marks),
-            "accuracy": figures.plot_accuracy(epochs, marks),
-            "gap": figures.plot_gap(epochs, marks),
-            "train_loss": figures.plot_training_loss(iterations["iteration"], iterations["train/loss"]),
-            "lr": figures.plot_learning_rate(
+            "loss": learning_curves.plot_loss(epochs, marks),
+            "accuracy": learning_curves.plot_accuracy(epochs, marks),
+            "gap": learning_curves.plot_gap(epochs, marks),
+            "train_loss": learning_curves.plot_by_iteration(
+                iterations["iteration"], iterations["train/loss"], "train/loss, nats", figures.TRAIN
+            ),
+            "lr": learning_curves.plot_learning_rate(
                 iterations["iteration"], iterations["lr"], _remaining_schedule(run, planned, epochs)
             ),
             "confusion": figures.plot_confusion(counts),
             "calibration": figures.plot_reliability(bins),
         }
         pictures = {name: Markup(figures.save_figure(figure, out, name)) for name, figure in drawn.items()}
+        if (norms := iterations.get("train/grad_norm")) is not None:  # no file: not every run has it
+            figure = learning_curves.plot_by_iteration(
+                iterations["iteration"], norms, "train/grad_norm", figures.VALIDATION
+            )
+            pictures["grad_norm"] = Markup(figures.render_svg(figure, "grad_norm"))
     wrong = tested.mistakes()
     pages = Environment(
         loader=PackageLoader("bestepoch.evaluation", "."),
@@ -93,6 +103,10 @@ def write_report(out: Path, report: Report) -> None:
         stopping=report.stopping,
         high_rate=decays_over_full_run(_read_scheduler(run)),
         diagnosis=report.diagnosis,
+        to_try=remarks.command_to_try(report.diagnosis.override),
+        remarks=remarks,
+        training_loss=learning_curves.training_loss_column(epochs),
+        layers=report.layers,
         pictures=pictures,
         wide=12 < classes <= figures.MAX_NUMBERED_CLASSES,
         per_class=_class_metrics(tested, classes),
@@ -134,11 +148,11 @@ def _remaining_schedule(run: Run, planned: TrainingPlan, epochs: list[Row]) -> t
     if isinstance(config, groups.PlateauSchedulerConfig) or last >= planned.iterations:
         return [], []
     peak = run.info["config"]["optimizer"]["lr"]
-    at = np.unique(np.linspace(last, planned.iterations, figures.MAX_POINTS).astype(int)).tolist()
+    at = np.unique(np.linspace(last, planned.iterations, learning_curves.MAX_POINTS).astype(int)).tolist()
     return at, [learning_rate(config, peak, planned, i) for i in at]
 
 
-def _marks(metrics: dict[str, Any], early: bool) -> figures.EpochMarks:
+def _marks(metrics: dict[str, Any], early: bool) -> learning_curves.EpochMarks:
     """Return the epochs to mark; one mark names both where two are the same epoch."""
     wanted = [
         ("best", metrics["best_epoch"], figures.BEST),
