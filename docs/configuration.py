@@ -67,6 +67,7 @@ MEANINGS = {
         for key, part in PARTS.items()
     },
     "data.fallback": "data set to use when no mirror answers; null means fail",
+    "data.class_names": "names of the classes in the order of their labels, for the report; null shows the labels",
     "data.test_images": "how many of the 5,000 images become test images, stratified by class",
     "model=cnn": "A small convolutional network. Each block is a convolution, max pooling, batch normalisation and an "
     "activation. Where `kernel_sizes`, `strides` or `pool_sizes` has fewer values than there are blocks, its last "

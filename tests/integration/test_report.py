@@ -25,9 +25,10 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, recall_score
 
 import live
-from bestepoch.base.config import groups, schema
+from bestepoch.base.config import compose, groups, schema
+from bestepoch.base.errors import UsageError
 from bestepoch.components.models import networks
-from bestepoch.evaluation import layers, predictions, remarks, report
+from bestepoch.evaluation import evaluate, layers, predictions, remarks, report
 from bestepoch.evaluation.diagnosis import Diagnosis
 from bestepoch.runs import timing
 from bestepoch.runs.run import Run
@@ -441,6 +442,7 @@ def write(
     spoiled: bool = False,
     without: tuple[str, ...] = (),
     diagnosis: Diagnosis | None = None,
+    names: list[str] | None = None,
     **info: Any,
 ) -> str:
     """A page as of the trained run, but for what is said here."""
@@ -482,7 +484,8 @@ def write(
     source.mkdir()
     write_table(source / "epochs.csv", list(rows[0]), [list(row.values()) for row in rows])
     write_table(source / "iterations.csv", list(iterations), np.stack(list(iterations.values()), 1).tolist())
-    report.write_report(out, report.Report(run, source, values, choice, stopping, diagnosis, tested, [LAYER]))
+    names = names or [str(label) for label in range(classes)]
+    report.write_report(out, report.Report(run, source, values, choice, stopping, diagnosis, tested, [LAYER], names))
     return (out / "report.html").read_text()
 
 
@@ -548,6 +551,29 @@ def test_a_run_whose_training_images_were_not_scored(
     shown = dict(zip(*content.tables["epochs"][:2], strict=True))
     difference = float(row["val/loss"]) - float(row["train/epoch_loss"])
     assert shown["gap"] == f"{difference:+.4f}".replace("-", "−") and "train/eval_loss" not in shown
+
+
+def test_classes_have_their_names(trained: Path, tmp_path: Path) -> None:
+    names = compose.load_option("data", "fashion_mnist").class_names
+    page = write(tmp_path / "out", trained, names=names)
+    content = Content(page)
+    assert [row[0] for row in content.tables["classes"][1:]] == names
+    matrix = re.findall(r'<figure id="confusion".*?(<svg.*?</svg>)', page, re.DOTALL)[0]
+    assert all(matrix.count(f">{name}<") == 2 for name in names)
+    assert "T-shirt/top taken for Trouser" in page and "Trouser&nbsp;→&nbsp;Pullover&nbsp;(1)" in page
+
+
+def test_names_do_not_change_a_run_and_must_be_as_many_as_the_classes(tmp_path: Path) -> None:
+    config = compose.load_config(["data=kmnist"], False)[1]
+    renamed = config.model_copy(update={"data": config.data.model_copy(update={"class_names": None})})
+    assert renamed.training() == config.training()
+    run = Run(tmp_path, {"data": {"name": "kmnist", "classes": 10}})
+    assert evaluate._read_class_names(run)[:3] == ["o", "ki", "su"]
+    run.info["data"]["classes"] = 9
+    with pytest.raises(UsageError, match=r"kmnist\.yaml has 10 class_names, and the data set has 9 classes"):
+        evaluate._read_class_names(run)
+    run.info["data"] = {"name": "elsewhere", "classes": 3}
+    assert evaluate._read_class_names(run) == ["0", "1", "2"]
 
 
 def test_label_smoothing_that_parts_loss_and_accuracy_is_named(trained: Path, plain: Path, tmp_path: Path) -> None:

@@ -137,6 +137,8 @@ def test_the_schema_is_no_second_home() -> None:
     optional = {f"Checksums.{role}" for role in data_sets.Checksums.model_fields} | {
         "IdxDataConfig.md5",
         "IdxDataConfig.fallback",
+        "IdxDataConfig.class_names",
+        "SampleDataConfig.class_names",
     }
     assert with_default == optional
     assert all(field.default is None for field in data_sets.Checksums.model_fields.values())

