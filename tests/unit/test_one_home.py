@@ -420,6 +420,8 @@ def test_a_stage_tracks_exactly_the_settings_that_it_reads(stage: str) -> None:
     # evaluate opens no run, see below: what decides a run's identity is not read
     skipped = {"runs.run", "runs.identity", "runs.request"} if stage == "evaluate" else set()
     read = set().union(*(sections(module) for module in modules(stage) - skipped))
+    if stage == "evaluate":
+        read.add("data")  # the names of the classes, from the file of the data set that was trained on
     assert read
     assert tracked_sections(stage) == read - set(UNTRACKED[stage])
     assert set(UNTRACKED[stage]) <= read  # no exception that is none
@@ -486,7 +488,7 @@ def test_each_file_of_conf_that_a_choice_brings_in_is_tracked(
     files = opened(monkeypatch, [f"{menu}={entry}"])
     assert files == {"conf/config.yaml", *(f"conf/{m}/{choice[m]}.yaml" for m in MENUS)}
     readers = [stage for stage in STAGES if menu in tracked_sections(stage)]
-    assert readers == (["fetch"] if menu == "data" else ["train"])
+    assert readers == (["fetch", "evaluate"] if menu == "data" else ["train"])
     for stage in readers:
         there = tracked(stage, choice)
         assert there[f"conf/{menu}/{entry}.yaml"] is None  # all of it
