@@ -5,13 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-# Penalties at and above these keep networks of this size from fitting. L1 counts every weight, L2 its square; AdamW
-# shrinks weights by lr * weight_decay an update. On the sample: L1 0.01, L2 0.1 and 1 and dropout 0.9 spoilt the mlp;
-# L2 0.01 did so with varied images; dropout 0.5 did not.
-STRONG_L1 = 1e-3
-STRONG_L2 = 0.01
-STRONG_SHRINKING = 5e-3
-STRONG_DROPOUT = 0.7
+from bestepoch.evaluation import thresholds
 
 
 class Advice(NamedTuple):
@@ -59,13 +53,13 @@ def strong_penalty(config: dict[str, Any]) -> tuple[str, Advice] | None:
     optimizer, model = config["optimizer"], config["model"]
     decay, l1 = optimizer["weight_decay"], optimizer["l1"]
     strength = optimizer["lr"] * decay if optimizer["name"] == "adamw" else decay
-    limit = STRONG_SHRINKING if optimizer["name"] == "adamw" else STRONG_L2
-    if l1 >= STRONG_L1:
+    limit = thresholds.STRONG_SHRINKING if optimizer["name"] == "adamw" else thresholds.STRONG_L2
+    if l1 >= thresholds.STRONG_L1:
         return f"optimizer.l1 = {l1:g}", Advice("Use a hundredth of the penalty.", f"optimizer.l1={l1 / 100:.3g}")
     if strength >= limit:
         less = f"optimizer.weight_decay={decay / 100:.3g}"
         return f"optimizer.weight_decay = {decay:g}", Advice("Use a hundredth of the penalty.", less)
-    if model["dropout"] >= STRONG_DROPOUT:
+    if model["dropout"] >= thresholds.STRONG_DROPOUT:
         return f"model.dropout = {model['dropout']:g}", Advice("Drop fewer units.", "model.dropout=0.3")
     return None
 

@@ -8,18 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from bestepoch.evaluation import thresholds
 from bestepoch.runs.tables import Row
 
-# Variance of the mean loss over N validation images between trainings that differ in their seed alone: this much times
-# the loss, divided by N. A loss is the sum of few large values, so its variance grows with it, like a count's. Measured
-# on the sample (450 images), five seeds each, median over epochs: mlp 0.30, mlp with dropout 0.24, cnn 0.39; the same
-# of the share of errors: 0.22, 0.26, 0.36. On MNIST (6,000 images) two settings of the default's cnn, three seeds each,
-# differed by sd 0.0007 and 0.0009 at a loss of 0.013, where this says 0.0008.
-SEED_VARIANCE = 0.3
-# Standard deviations that a difference must exceed: 1 of 20 differences by chance alone is larger.
-SIGMAS = 2.0
-# Epochs at the end that are taken together, so that one lucky or unlucky epoch decides nothing.
-LAST = 3
 LOSS, ERROR = "validation loss", "validation error"
 
 
@@ -90,8 +81,8 @@ class Curves:
     def noise_at(self, loss: float) -> float:
         """Return the largest difference of two losses near ``loss`` that two seeds explain."""
         one_image = 1 / self.validation_images  # no loss is known better than to one image's
-        sd = math.sqrt(SEED_VARIANCE * max(loss, one_image) / self.validation_images)
-        return SIGMAS * math.sqrt(2) * sd
+        sd = math.sqrt(thresholds.SEED_VARIANCE * max(loss, one_image) / self.validation_images)
+        return thresholds.SIGMAS * math.sqrt(2) * sd
 
     @property
     def rise(self) -> float:
@@ -100,7 +91,7 @@ class Curves:
         Medians of three are compared: the lowest of many values that differ by chance alone is low by chance.
         """
         k = self.best
-        after = self.val[k + 1 :][-LAST:]
+        after = self.val[k + 1 :][-thresholds.LAST :]
         return float(np.median(after) - np.median(self.val[max(k - 1, 0) : k + 2])) if len(after) else 0.0
 
     @property

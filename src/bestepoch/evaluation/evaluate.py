@@ -64,7 +64,7 @@ def evaluate_run(config: Config, source: Path, out: Path, split: Split) -> dict[
     results = scoring.score_examples(logits, labels)
     tested = predictions.TestPredictions.from_logits(images, labels, logits, time.monotonic() - started)
     diagnosis = diagnose_run(run.info, epochs)
-    run.info["verdict"] = diagnosis.to_dict()
+    run.info |= {"verdict": diagnosis.to_dict(), "selection": selection.model_dump()}
     low, high = wilson_ci(int(results.correct.sum()), len(labels))
     metrics = {
         "best_epoch": int(best["epoch"]),

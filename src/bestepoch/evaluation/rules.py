@@ -1,7 +1,7 @@
 """The rules of the diagnosis, in the order in which they are asked; the first one that applies gives the verdict.
 
-Failures come first, because the curves of a training that failed say nothing else. Each rule states its reason. What
-the thresholds are and where they come from is in one table at the top.
+Failures come first, because the curves of a training that failed say nothing else. Each rule states its reason.
+`thresholds` says what counts as much, and where that comes from.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from bestepoch.evaluation import advice
+from bestepoch.evaluation import advice, thresholds
 from bestepoch.evaluation.advice import Advice
-from bestepoch.evaluation.curves import LAST, LOSS, Curves, count_swings
+from bestepoch.evaluation.curves import LOSS, Curves, count_swings
 
 Kind = Literal[
     "diverged",
@@ -28,33 +28,6 @@ Kind = Literal[
     "still falling",
     "converged",
 ]
-
-# Accuracy up to this share of the way from chance to 1 is guessing: 0.19 for ten classes. Networks that learn pass 0.4
-# within two epochs, and guessing on 450 images stays below 0.15.
-GUESSING = 0.1
-# A layer of fewer units than this share of the classes loses them where single units fall silent.
-NARROW = 0.5
-# A training loss this many times that of guessing is worse than no network; an untrained one stays below 1.1.
-WORSE_THAN_GUESSING = 1.2
-# Share of the loss of guessing that a training loss falls below in an epoch or two where the rate suits: mlp, lenet and
-# cnn have 0.1 to 0.2 after the first epoch on the sample; SGD at a hundredth of its rate has 0.3 after eight.
-SLOW = 0.4
-# Share of the loss of guessing above which training images are not fitted: accuracies there were below 0.97.
-NOT_FITTED = 0.06
-# Share of what was learnt, from guessing to the lowest training loss, whose loss is a collapse and no oscillation.
-LOST = 0.25
-# A swing is this share of the loss around it. Successful trainings at a constant rate rose by 5 to 15 % now and then;
-# SGD at a rate too high to settle by 24 to 115 %, again and again.
-SWING = 0.2
-SWINGS, RECENT = 2, 10
-# A rise by this share of the noise is no accident where the gap to training has grown by all of it. Five seeds of the
-# mlp on the sample rose by 0.3 to 0.9 of it.
-RISE = 0.25
-# A training loss that has fallen to this share of what it was at the best epoch is one of images learnt by heart.
-BY_HEART = 0.5
-# A gap of so many times the noise of a seed is worth a remedy. Variation of the images halved such gaps on the sample;
-# dropout beside variation did not help.
-LARGE_GAP = 3.0
 
 
 class Verdict(NamedTuple):
@@ -97,9 +70,9 @@ def not_finite(c: Curves) -> Verdict | None:
 
 def worse_than_guessing(c: Curves) -> Verdict | None:
     """A network that is surer and more wrong than a guess was thrown out of reach by its updates."""
-    if c.train[-1] <= WORSE_THAN_GUESSING * c.guess:
+    if c.train[-1] <= thresholds.WORSE_THAN_GUESSING * c.guess:
         return None
-    i = int(np.flatnonzero(c.train > WORSE_THAN_GUESSING * c.guess)[0])
+    i = int(np.flatnonzero(c.train > thresholds.WORSE_THAN_GUESSING * c.guess)[0])
     reason = f"the training loss is {c.train[-1]:.4g}, where guessing has {c.guess:.3g}"
     return Verdict("diverged", i, reason, advice.scale_rate(c.config, 0.1))
 
@@ -107,7 +80,7 @@ def worse_than_guessing(c: Curves) -> Verdict | None:
 def guessing(c: Curves) -> Verdict | None:
     """No better than chance: held down by a penalty, not yet begun, too narrow, or broken by the first updates."""
     chance = 1 / c.classes
-    limit = chance + GUESSING * (1 - chance)
+    limit = chance + thresholds.GUESSING * (1 - chance)
     if c.val_accuracy[-1] > limit or (c.train_accuracy is not None and c.train_accuracy[-1] > 2 * limit):
         return None
     reason = (
@@ -117,7 +90,7 @@ def guessing(c: Curves) -> Verdict | None:
         return Verdict("penalty too strong", c.n - 1, f"{reason}, with {penalty[0]}", penalty[1])
     if is_falling(c):
         return Verdict("rate too low", c.n - 1, f"{reason}, but {losses(c, 0)}", advice.scale_rate(c.config, 10))
-    if (units := advice.narrowest_layer(c.config)) < NARROW * c.classes:
+    if (units := advice.narrowest_layer(c.config)) < thresholds.NARROW * c.classes:
         return Verdict(
             "underfit", c.n - 1, f"{reason}, with a layer of {units:.0f} units", advice.enlarge_network(c.config)
         )
@@ -126,7 +99,7 @@ def guessing(c: Curves) -> Verdict | None:
 
 def validation_worse_than_guessing(c: Curves) -> Verdict | None:
     """Weights that fit nothing and are sure of it: updates are too large for the network to settle."""
-    if c.val[-1] <= c.guess or c.train[-1] <= SLOW * c.guess:
+    if c.val[-1] <= c.guess or c.train[-1] <= thresholds.SLOW * c.guess:
         return None
     reason = f"the validation loss is {c.val[-1]:.4g}, where guessing has {c.guess:.3g}"
     return Verdict("rate too high", c.n - 1, reason, advice.scale_rate(c.config, 0.1))
@@ -134,7 +107,7 @@ def validation_worse_than_guessing(c: Curves) -> Verdict | None:
 
 def too_slow(c: Curves) -> Verdict | None:
     """Falls that do not shrink, far above what one epoch can reach: the updates are too small."""
-    if c.train[-1] <= SLOW * c.guess or advice.strong_penalty(c.config) is not None or not is_falling(c):
+    if c.train[-1] <= thresholds.SLOW * c.guess or advice.strong_penalty(c.config) is not None or not is_falling(c):
         return None
     levels = [c.guess, *c.train]
     middle = len(levels) // 2
@@ -151,7 +124,7 @@ def collapsed(c: Curves) -> Verdict | None:
     """Both losses back up after they were low: an update too large has destroyed what was learnt."""
     k = int(c.train.argmin())
     rise, learnt = c.train[-1] - c.train[k], c.guess - c.train[k]
-    if rise <= LOST * learnt or c.val[-1] <= c.val[k]:
+    if rise <= thresholds.LOST * learnt or c.val[-1] <= c.val[k]:
         return None
     return Verdict("diverged", k + 1, f"both losses have risen: {losses(c, k)}", advice.scale_rate(c.config, 0.1), True)
 
@@ -160,12 +133,12 @@ def swinging(c: Curves) -> Verdict | None:
     """A loss that rises by a fifth again and again: the updates jump across the minimum."""
     if c.rate_has_come_down:
         return None
-    first = max(0, c.n - RECENT)
+    first = max(0, c.n - thresholds.RECENT)
     typical = float(np.median(c.val[first:]))
-    large = max(SWING * typical, 2 * c.noise_at(typical))
+    large = max(thresholds.SWING * typical, 2 * c.noise_at(typical))
     for name, values in (("training", c.train[first:]), ("validation", c.val[first:])):
         count, low, high = count_swings(values, large)
-        if count >= SWINGS:
+        if count >= thresholds.SWINGS:
             where = f"between epochs {c.epochs[first + low]} and {c.epochs[first + high]}"
             reason = f"the {name} loss rose {count} times by more than {large:.2g} {where}"
             return Verdict("oscillating", first + low, reason, advice.scale_rate(c.config, 1 / 3))
@@ -175,7 +148,7 @@ def swinging(c: Curves) -> Verdict | None:
 def held_down(c: Curves) -> Verdict | None:
     """Training images that stay unlearnt under a strong penalty: the penalty decides, not the images."""
     penalty = advice.strong_penalty(c.config)
-    if c.train[-1] <= NOT_FITTED * c.guess or penalty is None:
+    if c.train[-1] <= thresholds.NOT_FITTED * c.guess or penalty is None:
         return None
     reason = f"the training loss is {c.train[-1]:.3g} after {c.n} epochs, with {penalty[0]}"
     return Verdict("penalty too strong", c.n - 1, reason, penalty[1])
@@ -184,7 +157,7 @@ def held_down(c: Curves) -> Verdict | None:
 def too_small(c: Curves) -> Verdict | None:
     """Both losses high and level: the network cannot hold what there is to learn."""
     level = max(c.noise_at(float(c.val[-1])), 0.1 * float(c.train[-1]))
-    if c.train[-1] <= NOT_FITTED * c.guess or c.n < 4 or c.expected_gain > level:
+    if c.train[-1] <= thresholds.NOT_FITTED * c.guess or c.n < 4 or c.expected_gain > level:
         return None
     return Verdict(
         "underfit",
@@ -197,18 +170,18 @@ def too_small(c: Curves) -> Verdict | None:
 def overfit(c: Curves) -> Verdict | None:
     """Training goes on to improve and validation gets worse: what is learnt since is about these images alone."""
     k = c.best
-    wider = float(np.median(c.val[-LAST:]) - c.val[k] + c.train[k] - c.train[-1])
+    wider = float(np.median(c.val[-thresholds.LAST :]) - c.val[k] + c.train[k] - c.train[-1])
     better = c.val_accuracy[-1] > c.val_accuracy[k]
     # a rate that comes down raises the accuracy to the end, and makes the network surer of its last errors
-    limit = (math.inf if better else c.noise) if c.rate_has_come_down else RISE * c.noise
-    if k >= c.n - 2 or c.rise <= limit or wider <= c.noise or c.train[-1] > BY_HEART * c.train[k]:
+    limit = (math.inf if better else c.noise) if c.rate_has_come_down else thresholds.RISE * c.noise
+    if k >= c.n - 2 or c.rise <= limit or wider <= c.noise or c.train[-1] > thresholds.BY_HEART * c.train[k]:
         return None
     reason = losses(c, k)
     if c.val_accuracy[-1] >= c.val_accuracy[k] and c.unit == LOSS:
         reason += (
             f"; accuracy did not fall ({c.val_accuracy[k]:.2%}, {c.val_accuracy[-1]:.2%}), so only the loss is overfit"
         )
-    if c.train[-1] > NOT_FITTED * c.guess:  # variation would make the images harder still
+    if c.train[-1] > thresholds.NOT_FITTED * c.guess:  # variation would make the images harder still
         return Verdict("overfit", k, reason, advice.stop_early(c.config, int(c.epochs[k])), True)
     return Verdict("overfit", k, reason, advice.regularize(c.config, int(c.epochs[k])), True)
 
@@ -247,8 +220,8 @@ def converged(c: Curves) -> Verdict | None:
     else:
         reason = f"more epochs are expected to bring less than {noise}"
     gap = float(c.val[-1] - c.train[-1])
-    fitted = c.train_accuracy is not None and c.train[-1] <= NOT_FITTED * c.guess
-    if fitted and gap > LARGE_GAP * c.noise and c.config["augment"]["name"] == "none":
+    fitted = c.train_accuracy is not None and c.train[-1] <= thresholds.NOT_FITTED * c.guess
+    if fitted and gap > thresholds.LARGE_GAP * c.noise and c.config["augment"]["name"] == "none":
         reason += f"; validation is {gap:.2g} above training"
         return Verdict("converged", k, reason, advice.regularize(c.config, int(best)))
     return Verdict("converged", k, reason, advice.NOTHING)

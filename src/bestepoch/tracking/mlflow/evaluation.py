@@ -12,7 +12,7 @@ from bestepoch.base.files import md5
 from bestepoch.runs.run import Run
 from bestepoch.tracking.cursor import deliver_pending
 from bestepoch.tracking.mlflow.run import MlflowTracker, set_description
-from bestepoch.tracking.mlflow.run_facts import dataset_part
+from bestepoch.tracking.mlflow.run_facts import dataset_part, selection_tags
 
 MD5_TAG = "bestepoch.md5"  # model tag: checksum of its model.pt
 
@@ -44,7 +44,7 @@ def log_evaluation(
         The ``mlflow.entities.LoggedModel``.
     """
     import mlflow as fluent
-    from mlflow.entities import Metric
+    from mlflow.entities import Metric, RunTag
 
     tracker = MlflowTracker(run, experiment_name)
     tracker.cursor.update(run.info.get("mlflow", {}))
@@ -66,7 +66,8 @@ def log_evaluation(
     for key, value in metrics.items():
         when, of = _point_time(tracker.client, mlflow_run, key, value), data[_part_of(key)]
         points.append(Metric(key, value, when, 0, logged.model_id, of.name, of.digest, run_id))
-    tracker.client.log_batch(run_id, metrics=points, synchronous=True)
+    tags = [RunTag(key, value) for key, value in selection_tags(run.info).items()]  # of this choice, not the training's
+    tracker.client.log_batch(run_id, metrics=points, tags=tags, synchronous=True)
     return logged
 
 
