@@ -94,9 +94,25 @@ def test_metrics_params_and_plots_are_there_for_dvc(offline: tuple[Path, str]) -
     run(folder, "dvc", "params", "diff")
     run(folder, "dvc", "plots", "show", "-o", "dvc_plots")
     page = (folder / "dvc_plots/index.html").read_text()
-    for title in ("training loss by iteration", "learning rate by iteration", "loss by epoch", "confusion matrix"):
+    for title in (
+        "training loss by iteration",
+        "learning rate by iteration",
+        "loss by epoch",
+        "accuracy by epoch",
+        "confusion matrix",
+    ):
         assert title in page
     assert page.count('"iteration": "246"') >= 1 or page.count('"iteration":"246"') >= 1
+
+
+def test_new_names_of_the_classes_train_nothing(short: Path) -> None:
+    names = [f"digit {i}" for i in range(10)]
+    edit(short / "conf/data/mnist_sample.yaml", "class_names: null", f"class_names: {names}")
+    assert set(ran(run(short, "dvc", "repro"))) == {"fetch", "evaluate"}
+    assert "digit 7" in (short / "results/evaluate/report.html").read_text()
+    run(short, "git", "checkout", "conf/data/mnist_sample.yaml")
+    run(short, "dvc", "repro")
+    assert len(trainings(short)) == 1
 
 
 def test_a_changed_selection_runs_evaluate_alone(short: Path) -> None:
