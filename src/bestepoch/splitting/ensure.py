@@ -48,7 +48,8 @@ def ensure_split(config: Config) -> Split:
             stale.append(f"{changed} (for the pipeline, type: dvc repro -f fetch && dvc repro)")
     except UsageError:
         pass
-    base, key = main_checkout() / "data/prepared", f"{config.data.name}-{digest(request, config.data.model_dump())}"
+    source = config.data.model_dump(exclude={"class_names"})
+    base, key = main_checkout() / "data/prepared", f"{config.data.name}-{digest(request, source)}"
     found = _find_prepared(base, key, sources, stale)
     if found is None:
         base.mkdir(parents=True, exist_ok=True)
