@@ -137,7 +137,7 @@ def test_of_a_run_that_was_interrupted_the_parts_of_both_attempts_are_told(proje
     )
     assert process.stderr is not None
     for line in process.stderr:
-        if line.startswith("epoch   5/"):
+        if line.startswith("epoch  5/"):
             process.terminate()
             break
     rest = process.stderr.read()

@@ -241,7 +241,7 @@ def test_auto_trains_a_cnn_on_the_gpu_by_replaying_in_bfloat16_and_a_killed_run_
     )
     assert process.stderr is not None
     for line in process.stderr:
-        if line.startswith("epoch   4/30"):
+        if line.startswith("epoch  4/30"):
             break
     time.sleep(0.05)
     process.send_signal(signal.SIGTERM)

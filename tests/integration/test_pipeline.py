@@ -246,7 +246,7 @@ def test_a_run_killed_before_dvc_had_it_is_not_trained_again(short: Path) -> Non
     lock = short / "dvc.lock"
     before_it = lock.read_text()
     # asked for again when DVC has it, it is trained again
-    assert "epoch   2/2" in run(short, "dvc", "repro", "-f", "-s", "train")
+    assert "epoch 2/2" in run(short, "dvc", "repro", "-f", "-s", "train")
     trained = json.loads((short / "results/train/run.json").read_text())
     note = short / "runs" / trained["name"] / "run.json"
     # what a kill in the last moments leaves: all is published, and DVC does not know
@@ -263,7 +263,7 @@ def test_a_run_killed_before_dvc_had_it_is_not_trained_again(short: Path) -> Non
     note.write_text(json.dumps(info))
     assert "is finished already and is taken as it is" in run(short, "dvc", "repro", "-f", "-s", "train")
     for _ in range(2):  # neither this run nor the one before it is taken for one that DVC has not
-        assert "epoch   2/2" in run(short, "dvc", "repro", "-f", "-s", "train")
+        assert "epoch 2/2" in run(short, "dvc", "repro", "-f", "-s", "train")
     assert len(trainings(short)) == before + 2
 
 

@@ -188,7 +188,7 @@ def test_a_run_in_bfloat16_learns_alike_is_evaluated_in_float32_and_resumes_to_t
     split = ensure.ensure_split(compose.load_config([*BASE, *SMALL], False)[1])
     images, labels = load_part(split.folder, "validation")
     network = network_of(run)
-    fared = scoring.score_examples(inference.predict(network, images), labels, 0.1)
+    fared = scoring.score_examples(inference.predict(network, images), labels)
     (row,) = (row for row in live.table(run / "epochs.csv") if row["epoch"] == "2")
     assert float(row["val/loss"]) == fared.loss and float(row["val/accuracy"]) == fared.accuracy
     (stored,) = live.mlflow_runs(MlflowClient(tracking_uri=live.store(copy)))
