@@ -171,7 +171,7 @@ def test_runs_of_one_setting_differ_in_the_seed_and_the_fold_alone(project: Path
 
     own = setting()
     assert own.startswith(
-        "cnn-adamw lr=0.01 batch_size=100 epochs=20 label_smoothing=0.1 onecycle shift mnist_sample #"
+        "cnn-adamw lr=0.01 batch_size=100 epochs=20 label_smoothing=0.0 onecycle shift mnist_sample #"
     )
     assert setting(seed=5) == setting(split={**info["config"]["split"], "seed": 9}) == own
     split = info["config"]["split"]
@@ -200,7 +200,8 @@ def test_runs_that_begin_at_the_same_moment_all_furnish_their_experiment(tmp_pat
 def test_a_run_says_what_it_was(project: Path, trained: Any) -> None:
     info = json.loads((live.only_run(project) / "run.json").read_text())
     text = trained.data.tags[NOTE]
-    assert info["verdict"]["sentence"] in text and f"`{info['verdict']['override']}`" in text
+    word, _, reason = info["verdict"]["sentence"].partition(": ")
+    assert f"**{word.capitalize()}:** {reason}" in text and f"`{info['verdict']['override']}`" in text
     assert "4,050 images ÷ 100 a batch = 41 iterations an epoch" in text
     assert f"```\n{info['command']}\n```" in text
     commit = live.git(project, "rev-parse", "HEAD").strip()
