@@ -180,7 +180,7 @@ def test_the_time_of_a_replayed_batch_is_that_of_its_passes() -> None:
             told.append(section)
 
     network = torch.nn.Linear(1, 2)
-    graph: Any = lambda _work, _index, _augment: torch.tensor(0.5)  # noqa: E731
+    graph: Any = lambda _work, _index, _augment: torch.tensor([0.5])  # noqa: E731
     learner = Learner(network, Objective(0.0, 0.0, ()), torch.optim.SGD(network.parameters()), graph)
     unchanged: Any = lambda images, _index: images  # noqa: E731
     data = EpochData(torch.zeros(2, 1), torch.zeros(2, dtype=torch.long), [torch.arange(2)] * 2, unchanged)

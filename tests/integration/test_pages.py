@@ -82,7 +82,7 @@ def test_the_report_opens_from_the_disk_alone(trained: Trained, browser: Browser
     assert page.locator(".verdict strong").first.inner_text() == best
     assert page.locator("tr.best td").first.inner_text() == f"{best} · best"
     assert page.locator("#epochs tr").count() == 1 + len(epochs)
-    assert page.locator("figure svg").count() == 7
+    assert page.locator("figure svg").count() == 8
     # nothing is wider than the screen, but for the table, which scrolls by itself
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.close()
@@ -205,7 +205,7 @@ def test_artifacts_are_shown_in_place(trained: Trained, browser: Browser, file: 
     if seen == "frame":
         inside = page.frame_locator("iframe").first
         expect(inside.locator("h1")).to_have_text(trained.winner.name, timeout=60_000)
-        assert inside.locator("figure svg").count() == 7
+        assert inside.locator("figure svg").count() == 8
     elif seen == "img":
         drawn = page.locator("img[src^='blob:'], .js-plotly-plot image, img[src*='confusion']").first
         drawn.wait_for(timeout=60_000)

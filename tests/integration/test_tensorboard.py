@@ -116,7 +116,7 @@ def test_the_words_are_there_once(run: Path) -> None:
     settings = text(values["run/configuration"])
     assert "| `optimizer.lr` | 0.01 |" in settings and "| `train.batch_size` | 100 |" in settings
     assert "None" not in settings
-    assert info["verdict"]["sentence"] in text(values["run/summary"])
+    assert info["verdict"]["sentence"].partition(": ")[2] in text(values["run/summary"])
     assert len(values["run/summary"]) == 2, "interrupted, then finished"
     metrics = json.loads((run / "evaluate/metrics.json").read_text())
     assert f"**{metrics['test_accuracy']:.2%}**" in text(values["run/evaluation"])
