@@ -197,8 +197,9 @@ def client(team: Team, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
 
 
 def held(client: MlflowClient, run: Path) -> Any:
-    """The one run in the server that has this name; every point of its journal is there, once."""
-    (stored,) = [found for found in live.mlflow_runs(client) if found.info.run_name == run.name]
+    """The one run in the server that is of this folder; every point of its journal is there, once."""
+    runs = live.mlflow_runs(client)
+    (stored,) = [found for found in runs if Path(found.data.tags.get("folder", "")).name == run.name]
     points = live.mlflow_points(client, stored.info.run_id)
     journal = live.journal_points(run)
     assert journal["lr"]
