@@ -50,7 +50,8 @@ MEANINGS = {
     "tracking.experiment": "name of the experiment in MLflow",
     "tracking.drain_seconds": "seconds that the end of a run waits for a slow tracker",
     "tracking.system_metrics": "log processor, memory, disk, network and GPU use to MLflow every 10 seconds",
-    "tracking.histograms": "`evaluate` also writes weight histograms and precision-recall curves to TensorBoard",
+    "tracking.histograms": "`evaluate` also writes weight histograms, precision-recall curves and embeddings to "
+    "TensorBoard",
     "registry.enabled": "`evaluate` makes the chosen model a version of `bestepoch-<data>` in MLflow's registry; needs "
     "`tracking.mlflow`",
     "sweep": "`promote`: the folder of the sweep, such as `sweep=runs/sweeps/<name>`",

@@ -14,7 +14,7 @@ from bestepoch.cli.launch import run_cli
 from bestepoch.cli.servers import pick_ports, run_server, wait_until_up
 from bestepoch.tracking.base import failure_reason
 from bestepoch.tracking.mlflow.store import ensure_experiment, make_client, store_uri
-from bestepoch.tracking.mlflow.views import BEST_EPOCHS, LEARNING_CURVES, view_link
+from bestepoch.tracking.mlflow.views import BEST_EPOCHS, BY_SETTING, LEARNING_CURVES, SWEEPS, view_link
 
 # TensorBoard smooths curves by default, which moves the lowest loss of a short run to another epoch.
 CURVES = f"?smoothing=0&tagFilter={urllib.parse.quote('^(val|train|lr)')}#timeseries"
@@ -28,7 +28,12 @@ def main(arguments: list[str]) -> None:
         experiment_id = ensure_experiment(make_client(uri), uri, str(read_default("tracking.experiment")))
     except Exception as error:
         raise UsageError(f"{redact_credentials(uri)} does not answer: {failure_reason(error)}") from None
-    views = {"best epochs": (BEST_EPOCHS, ""), "learning curves": (LEARNING_CURVES, "CHART")}
+    views = {
+        "best epochs": (BEST_EPOCHS, ""),
+        "learning curves": (LEARNING_CURVES, "CHART"),
+        "by setting": (BY_SETTING, ""),
+        "sweeps": (SWEEPS, ""),
+    }
     base_url = uri.rstrip("/") if uri.startswith("http") else f"http://127.0.0.1:{port}"
     links = [f"{name:<16} {base_url}/{view_link(experiment_id, *view)}" for name, view in views.items()]
     if uri.startswith("http"):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import signal
+import urllib.parse
+import urllib.request
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tensorboard import program
 
 import live
 from bestepoch.base.config import compose
@@ -173,6 +177,31 @@ def test_histograms_and_curves_of_precision_are_there_on_request(project: Path, 
     assert weights and all(steps == list(range(1, 13)) for steps in weights.values())
     classes = [tag for tag in values if tag.startswith("test/class ")]
     assert sorted(classes) == [f"test/class {label}" for label in range(10)]
+
+
+def test_the_projector_shows_the_test_images_on_request(project: Path, run: Path) -> None:
+    """After the test above: as TensorBoard's own server gives them to the browser."""
+    board = program.TensorBoard()
+    board.configure(argv=["", "--logdir", str(project / "runs"), "--port", str(live.free_port())])
+    address = f"{board.launch()}data/plugin/projector"
+
+    def ask(what: str, **query: str) -> bytes:
+        with urllib.request.urlopen(f"{address}/{what}?{urllib.parse.urlencode({'run': run.name} | query)}") as answer:
+            return bytes(answer.read())
+
+    metrics = json.loads((run / "evaluate/metrics.json").read_text())
+    (entry,) = json.loads(ask("info"))["embeddings"]
+    assert entry["tensorName"] == f"test images, epoch {metrics['best_epoch']}"
+    count, features = entry["tensorShape"]
+    tensor = np.frombuffer(ask("tensor", name=entry["tensorName"]), np.float32).reshape(count, features)
+    assert count == 500 and np.isfinite(tensor).all() and tensor.std(0).any()
+    rows = list(csv.DictReader(ask("metadata", name=entry["tensorName"]).decode().splitlines(), delimiter="\t"))
+    predictions = live.table(run / "evaluate/predictions.csv")
+    assert [row["predicted"] for row in rows] == [row["predicted"] for row in predictions]
+    assert [row["actual"] for row in rows] == [row["actual"] for row in predictions]
+    width, height = entry["sprite"]["singleImageDim"]
+    sheet = np.asarray(Image.open(io.BytesIO(ask("sprite_image", name=entry["tensorName"]))))
+    assert (width, height) == (30, 30) and sheet.shape == (22 * 30, 23 * 30), "a square of 500 images"
 
 
 @pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (2, 2, 1), (10, 4, 3), (100, 10, 10)])

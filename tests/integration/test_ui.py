@@ -87,6 +87,7 @@ def test_both_answer_until_it_is_ended_and_neither_does_after(tmp_path: Path, nu
     assert all(answers(address) for address in addresses), said
     assert f"{addresses[0]}/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=best-epochs" in said
     assert "compareRunsMode=CHART&viewStateShareKey=learning-curves" in said and addresses[1] in said
+    assert "viewStateShareKey=by-setting" in said and "viewStateShareKey=sweeps" in said
     os.kill(process.pid, number)
     assert process.wait(30) == 0
     time.sleep(0.5)

@@ -153,6 +153,7 @@ def _log_to_trackers(
         The version of the model in the registry, in a line.
     """
     from bestepoch.evaluation.champion import compare_with_champion
+    from bestepoch.evaluation.projector import write_embeddings
     from bestepoch.tracking.base import failure_reason
     from bestepoch.tracking.mlflow.evaluation import ModelArtifact, log_evaluation
     from bestepoch.tracking.mlflow.registry import register_model
@@ -171,6 +172,8 @@ def _log_to_trackers(
     live_folder = context.source if runs in context.source.parents else runs / run.name
     if config.tracking.tensorboard and live_folder.is_dir():
         write_evaluation(live_folder, results, description, context.events(config.tracking.histograms))
+        if config.tracking.histograms:
+            write_embeddings(live_folder, network, context.tested, context.best)
     if not config.tracking.mlflow:
         return None
     model = ModelArtifact(network, example.float().numpy(), out / MODEL_FILE)
