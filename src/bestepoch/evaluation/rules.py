@@ -154,6 +154,17 @@ def held_down(c: Curves) -> Verdict | None:
     return Verdict("penalty too strong", c.n - 1, reason, penalty[1])
 
 
+def unsettled(c: Curves) -> Verdict | None:
+    """Training images whose loss is high and has risen by a fifth: no network is too small for what it has held."""
+    k = int(c.train.argmin())
+    if c.rate_has_come_down or c.train[-1] <= max(
+        (1 + thresholds.SWING) * c.train[k], thresholds.NOT_FITTED * c.guess
+    ):
+        return None
+    reason = f"the training loss has risen again: {losses(c, k)}"
+    return Verdict("oscillating", k, reason, advice.scale_rate(c.config, 1 / 3), True)
+
+
 def too_small(c: Curves) -> Verdict | None:
     """Both losses high and level: the network cannot hold what there is to learn."""
     level = max(c.noise_at(float(c.val[-1])), 0.1 * float(c.train[-1]))
@@ -237,6 +248,7 @@ RULES: tuple[Rule, ...] = (
     swinging,
     held_down,
     overfit,
+    unsettled,
     too_small,
     finished_as_planned,
     still_falling,

@@ -107,6 +107,7 @@ MADE: dict[str, tuple[str, list[Row], dict[str, Any]]] = {
     "one good epoch": ("still falling", table([0.3], [0.35]), {}),
     "two epochs": ("still falling", table([0.3, 0.2], [0.35, 0.27]), {}),
     "learning began late": ("still falling", table([GUESS, GUESS, 1.5, 0.8, 0.4], [GUESS, GUESS, 1.5, 0.8, 0.45]), {}),
+    "not learnt, and risen again": ("oscillating", table([0.8, 0.4, 0.3, 0.35, 0.42], [0.9, 0.5, 0.4, 0.5, 0.55]), {}),
     "level after three epochs": ("converged", table(LEARNT, LEVEL), {}),
     "level, far above training": ("converged", table(LEARNT / 100, 3 * LEVEL), {}),
     "level, one outlier": ("converged", table(LEARNT, np.where(np.arange(12) == 8, 0.16, LEVEL)), {}),
