@@ -117,6 +117,20 @@ class Curves:
         planned = self.config["scheduler"]["name"] in ("cosine", "onecycle", "step", "exponential")
         return planned and float(self.lr[-1]) <= 0.1 * float(self.config["optimizer"]["lr"])
 
+    @property
+    def is_falling(self) -> bool:
+        """Whether the training loss came down steadily, if slowly: in most epochs, and below that of guessing."""
+        steps = np.diff([max(self.guess, self.train[0]), *self.train])
+        return bool(self.train[-1] < self.guess and self.val[-1] < 1.05 * self.guess and (steps < 0).mean() > 0.7)
+
+    def describe(self, first: int, last: int = -1) -> str:
+        """Return both curves between two epochs, given by their indices, in words."""
+        unit = self.unit.removeprefix("validation ")
+        return (
+            f"from epoch {self.epochs[first]} to {self.epochs[last]} training {unit} went from {self.train[first]:.4g} "
+            f"to {self.train[last]:.4g} and validation {unit} from {self.val[first]:.4g} to {self.val[last]:.4g}"
+        )
+
 
 def count_swings(values: np.ndarray, large: float) -> tuple[int, int, int]:
     """Count how often a curve rises by more than ``large`` from a low, to fall again or not.

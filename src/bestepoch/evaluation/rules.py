@@ -43,21 +43,6 @@ class Verdict(NamedTuple):
 Rule = Callable[[Curves], Verdict | None]
 
 
-def losses(c: Curves, first: int, last: int = -1) -> str:
-    """Return both curves between two epochs in words."""
-    unit = c.unit.removeprefix("validation ")
-    return (
-        f"from epoch {c.epochs[first]} to {c.epochs[last]} training {unit} went from {c.train[first]:.4g} to "
-        f"{c.train[last]:.4g} and validation {unit} from {c.val[first]:.4g} to {c.val[last]:.4g}"
-    )
-
-
-def is_falling(c: Curves) -> bool:
-    """Return whether the training loss came down steadily, if slowly: in most epochs, and below that of guessing."""
-    steps = np.diff([max(c.guess, c.train[0]), *c.train])
-    return bool(c.train[-1] < c.guess and c.val[-1] < 1.05 * c.guess and (steps < 0).mean() > 0.7)
-
-
 def not_finite(c: Curves) -> Verdict | None:
     """A loss that is no number ends all that was learnt."""
     bad = np.flatnonzero(~(np.isfinite(c.train) & np.isfinite(c.val)))
@@ -88,12 +73,16 @@ def guessing(c: Curves) -> Verdict | None:
     )
     if (penalty := advice.strong_penalty(c.config)) is not None:
         return Verdict("penalty too strong", c.n - 1, f"{reason}, with {penalty[0]}", penalty[1])
-    if is_falling(c):
-        return Verdict("rate too low", c.n - 1, f"{reason}, but {losses(c, 0)}", advice.scale_rate(c.config, 10))
+    if c.is_falling:
+        return Verdict("rate too low", c.n - 1, f"{reason}, but {c.describe(0)}", advice.scale_rate(c.config, 10))
     if (units := advice.narrowest_layer(c.config)) < thresholds.NARROW * c.classes:
         return Verdict(
             "underfit", c.n - 1, f"{reason}, with a layer of {units:.0f} units", advice.enlarge_network(c.config)
         )
+    name, rate = c.config["optimizer"]["name"], c.config["optimizer"]["lr"]
+    if rate <= thresholds.SMALL_RATES.get(name, 0.0):
+        reason += f", and optimizer.lr = {rate:g} is small for {name}"
+        return Verdict("rate too low", c.n - 1, reason, advice.scale_rate(c.config, 10))
     return Verdict("rate too high", c.n - 1, reason, advice.scale_rate(c.config, 0.1))
 
 
@@ -107,7 +96,7 @@ def validation_worse_than_guessing(c: Curves) -> Verdict | None:
 
 def too_slow(c: Curves) -> Verdict | None:
     """Falls that do not shrink, far above what one epoch can reach: the updates are too small."""
-    if c.train[-1] <= thresholds.SLOW * c.guess or advice.strong_penalty(c.config) is not None or not is_falling(c):
+    if c.train[-1] <= thresholds.SLOW * c.guess or advice.strong_penalty(c.config) is not None or not c.is_falling:
         return None
     levels = [c.guess, *c.train]
     middle = len(levels) // 2
@@ -116,7 +105,7 @@ def too_slow(c: Curves) -> Verdict | None:
     if c.n == 1 and c.train[-1] < 0.9 * c.guess:
         return None
     return Verdict(
-        "rate too low", c.n - 1, f"losses fall at an even, slow pace: {losses(c, 0)}", advice.scale_rate(c.config, 10)
+        "rate too low", c.n - 1, f"losses fall at an even, slow pace: {c.describe(0)}", advice.scale_rate(c.config, 10)
     )
 
 
@@ -126,7 +115,8 @@ def collapsed(c: Curves) -> Verdict | None:
     rise, learnt = c.train[-1] - c.train[k], c.guess - c.train[k]
     if rise <= thresholds.LOST * learnt or c.val[-1] <= c.val[k]:
         return None
-    return Verdict("diverged", k + 1, f"both losses have risen: {losses(c, k)}", advice.scale_rate(c.config, 0.1), True)
+    reason = f"both losses have risen: {c.describe(k)}"
+    return Verdict("diverged", k + 1, reason, advice.scale_rate(c.config, 0.1), True)
 
 
 def swinging(c: Curves) -> Verdict | None:
@@ -161,7 +151,7 @@ def unsettled(c: Curves) -> Verdict | None:
         (1 + thresholds.SWING) * c.train[k], thresholds.NOT_FITTED * c.guess
     ):
         return None
-    reason = f"the training loss has risen again: {losses(c, k)}"
+    reason = f"the training loss has risen again: {c.describe(k)}"
     return Verdict("oscillating", k, reason, advice.scale_rate(c.config, 1 / 3), True)
 
 
@@ -173,7 +163,7 @@ def too_small(c: Curves) -> Verdict | None:
     return Verdict(
         "underfit",
         c.n - 1,
-        f"both losses are high and level: {losses(c, (c.n - 1) // 2)}",
+        f"both losses are high and level: {c.describe((c.n - 1) // 2)}",
         advice.enlarge_network(c.config),
     )
 
@@ -187,7 +177,7 @@ def overfit(c: Curves) -> Verdict | None:
     limit = (math.inf if better else c.noise) if c.rate_has_come_down else thresholds.RISE * c.noise
     if k >= c.n - 2 or c.rise <= limit or wider <= c.noise or c.train[-1] > thresholds.BY_HEART * c.train[k]:
         return None
-    reason = losses(c, k)
+    reason = c.describe(k)
     if c.val_accuracy[-1] >= c.val_accuracy[k] and c.unit == LOSS:
         reason += (
             f"; accuracy did not fall ({c.val_accuracy[k]:.2%}, {c.val_accuracy[-1]:.2%}), so only the loss is overfit"
@@ -216,9 +206,8 @@ def still_falling(c: Curves) -> Verdict | None:
     if c.n == 1:
         reason = f"one epoch brought training loss to {c.train[0]:.4g} and validation loss to {c.val[0]:.4g}"
     else:
-        reason = (
-            f"{losses(c, (c.n - 1) // 2)}; as many epochs again may bring {gain:.2g}, and seeds differ by {c.noise:.2g}"
-        )
+        more = f"as many epochs again may bring {gain:.2g}, and seeds differ by {c.noise:.2g}"
+        reason = f"{c.describe((c.n - 1) // 2)}; {more}"
     return Verdict("still falling", c.n - 1, reason, advice.train_longer(c.config, c.n))
 
 

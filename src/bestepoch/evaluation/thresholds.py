@@ -20,6 +20,9 @@ GUESSING = 0.1
 NARROW = 0.5
 # A training loss this many times that of guessing is worse than no network; an untrained one stays below 1.1.
 WORSE_THAN_GUESSING = 1.2
+# Rates that break no network of these, so that one which guesses has only begun: a tenth to a hundredth of those in
+# conf/optimizer/. An epoch of the sample at 1e-6 (adamw) or 1e-4 (sgd) moved no loss by 0.02.
+SMALL_RATES = {"sgd": 1e-3, "adam": 1e-4, "adamw": 1e-4, "rmsprop": 1e-4}
 # Share of the loss of guessing that a training loss falls below in an epoch or two where the rate suits: mlp, lenet and
 # cnn have 0.1 to 0.3 after the first epoch on the sample; SGD at a fiftieth of its rate has 0.3 after eight.
 SLOW = 0.4

@@ -153,6 +153,10 @@ MADE: dict[str, tuple[str, list[Row], dict[str, Any]]] = {
     ),
     "guessing under L1": ("penalty too strong", table([GUESS] * 4, [GUESS] * 4), {"optimizer": {"l1": 0.1}}),
     "guessing, and still": ("rate too high", table([GUESS + 0.001] * 5, [GUESS] * 5), {}),
+    "guessing, and still, at a small rate": (
+        *("rate too low", table([GUESS + 0.02] * 2, [GUESS + 0.01] * 2)),
+        {"optimizer": {"lr": 1e-5}},
+    ),
     "guessing, validation far worse": ("rate too high", table([2.2] * 5, [5.0] * 5), {}),
     "validation far worse, a little learnt": ("rate too high", table([1.5] * 5, [5.0] * 5, accuracies=[0.3] * 5), {}),
     "guessing, and falling": ("rate too low", table(np.linspace(2.301, 2.28, 5), np.linspace(2.301, 2.28, 5)), {}),
