@@ -147,9 +147,7 @@ def held_down(c: Curves) -> Verdict | None:
 def unsettled(c: Curves) -> Verdict | None:
     """Training images whose loss is high and has risen by a fifth: no network is too small for what it has held."""
     k = int(c.train.argmin())
-    if c.rate_has_come_down or c.train[-1] <= max(
-        (1 + thresholds.SWING) * c.train[k], thresholds.NOT_FITTED * c.guess
-    ):
+    if c.rate_has_come_down or c.train[-1] <= max((1 + thresholds.SWING) * c.train[k], thresholds.NOT_FITTED * c.guess):
         return None
     reason = f"the training loss has risen again: {c.describe(k)}"
     return Verdict("oscillating", k, reason, advice.scale_rate(c.config, 1 / 3), True)
