@@ -70,6 +70,19 @@ class Run:
         if self._lock is not None:
             self._lock.release()
 
+    def is_training(self) -> bool:
+        """Return whether another process trains the run; a run whose process is gone becomes a killed one.
+
+        Only the lock tells the two apart: a process that is killed leaves the status as it was.
+        """
+        if self.status == "running" and self.lock(wait=1.0):  # delivery and other readers hold the lock for moments
+            try:
+                if self.status == "running":
+                    self.update(status="killed")
+            finally:
+                self.close()
+        return self.status == "running"
+
     @classmethod
     def read(cls, folder: Path) -> Run:
         """Read a run without locking it.
