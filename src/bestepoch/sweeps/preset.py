@@ -30,7 +30,7 @@ def promote(config: Config) -> None:
     """Test the winner of the sweep ``config.sweep`` and write it as a preset into ``conf/experiment/``.
 
     Raises:
-        UsageError: there is no such sweep, it still runs, it has no finished job, or a preset of its name is somebody else's.
+        UsageError: there is no such sweep, it still runs or has no finished job, or its preset's name is another's.
     """
     folder = _find_sweep(config.sweep)
     metadata = files.read_json(folder / "sweep.json", "the sweep's command")

@@ -51,10 +51,12 @@ def log_evaluation(
     saved_cursor = dict(tracker.cursor)
     tracker.open()
     run_id = str(tracker.cursor["run_id"])
+    mlflow_run = tracker.client.get_run(run_id)
     if tracker.cursor != saved_cursor and run.status != "running":
         deliver_pending(tracker, journal, tracker.cursor)
-        tracker.close(run.status)
-    mlflow_run = tracker.client.get_run(run_id)
+        if run.status == "finished" or mlflow_run.info.status == "RUNNING":  # the copy of a run may be older than it
+            tracker.close(run.status)
+        mlflow_run = tracker.client.get_run(run_id)
     tracker.client.log_artifacts(run_id, str(files), "evaluate")
     set_description(tracker.client, run_id, description)
     fluent.set_tracking_uri(tracker.uri)
