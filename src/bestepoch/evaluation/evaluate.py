@@ -183,7 +183,13 @@ def _log_to_trackers(
     description = describe_run(run.info, metrics)
     live_folder = context.source if runs in context.source.parents else runs / run.name
     if config.tracking.tensorboard and live_folder.is_dir():
-        write_evaluation(live_folder, results, description, context.events(config.tracking.histograms))
+        try:
+            write_evaluation(live_folder, results, description, context.events(config.tracking.histograms))
+        except OSError as error:
+            log.warning(
+                "warning: TensorBoard does not take the evaluation (%s). Run this again when it does.",
+                failure_reason(error),
+            )
     if not config.tracking.mlflow:
         return None
     model = ModelArtifact(network, example.float().numpy(), out / MODEL_FILE)
