@@ -52,7 +52,9 @@ def log_evaluation(
     tracker.open()
     run_id = str(tracker.cursor["run_id"])
     mlflow_run = tracker.client.get_run(run_id)
-    if tracker.cursor != saved_cursor and run.status != "running":
+    original = run.original
+    trains = run.status == "running" or (original is not None and original.is_training())
+    if tracker.cursor != saved_cursor and not trains:
         deliver_pending(tracker, journal, tracker.cursor)
         if run.status == "finished" or mlflow_run.info.status == "RUNNING":  # the copy of a run may be older than it
             tracker.close(run.status)
