@@ -294,6 +294,22 @@ def test_what_changes_the_numbers_never_goes_on_and_after_an_interruption_it_is_
     assert [record.getMessage() for record in caplog.records] == ([line] if before == "killed" else [])
 
 
+@pytest.mark.parametrize("name", ["iterations.csv", "epochs.csv", "checkpoints/epoch-0001.pt"])
+def test_a_damaged_file_of_an_earlier_run_is_no_reason_not_to_train(
+    name: str, here: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    earlier = here.trained(*SCHEDULERS["constant"], "train.epochs=2")
+    path = earlier.folder / name
+    if path.suffix == ".csv":
+        path.write_bytes(path.read_bytes().replace(b"\n1,", b"\nx,", 1))
+    else:
+        path.unlink()
+    run, _ = here.opened(*SCHEDULERS["constant"], "train.epochs=3")
+    assert name in caplog.text and "; its epochs are not reused" in caplog.text
+    assert "extended_from" not in run.info
+    assert not (run.folder / "iterations.csv").exists()
+
+
 def test_no_more_than_six_differences_are_named(here: Project, caplog: pytest.LogCaptureFixture) -> None:
     here.killed(13, "scheduler=constant", "train.epochs=3")
     caplog.clear()

@@ -21,6 +21,7 @@ import live
 from bestepoch.runs import checkpoint
 from bestepoch.runs.tables import read_rows
 from bestepoch.tracking.cursor import delivery_lock
+from bestepoch.tracking.tensorboard.run import write_evaluation
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("disk")]
 
@@ -195,6 +196,39 @@ def test_a_folder_that_may_not_be_written_is_named_and_left_as_it_was(there: str
         path = fails(copy, f"{said}. Give this user", *(["-m", "seed=1,2"] if "sweep" in there else []))
     assert path.startswith("runs")
     assert content(copy / "runs") == before
+
+
+def test_an_evaluation_needs_no_right_to_write_into_the_folder_of_runs(copy: Path) -> None:
+    (prepared,) = copy.glob("data/prepared/mnist_sample-*")
+    shutil.copytree(prepared, copy / "data/split", dirs_exist_ok=True)
+    live.run(copy, "train", *TRAIN, "train.epochs=1", "publish=results/train", "tracking.mlflow=false")
+    (copy / "results/evaluate").mkdir(parents=True, exist_ok=True)
+    before = content(copy / "runs")
+    with read_only(copy / "runs"):
+        printed = live.run(copy, "evaluate", *live.SAMPLE, "tracking.mlflow=false")
+    assert printed.count("warning: TensorBoard does not take the evaluation (") == 1
+    assert "Traceback" not in printed
+    for name in ("metrics.json", "report.html"):
+        assert (copy / "results/evaluate" / name).is_file()
+    assert content(copy / "runs") == before
+    assert "warning" not in live.run(copy, "evaluate", *live.SAMPLE, "tracking.mlflow=false")
+
+
+def test_an_evaluation_that_does_not_fit_into_tensorboard_leaves_the_earlier_one(tmp_path: Path) -> None:
+    write_evaluation(tmp_path, {"test/loss": 0.5}, "the first", [])
+    (written,) = tmp_path.iterdir()
+    written = written.rename(tmp_path / written.name.replace("tfevents.", "tfevents.0"))  # as of an earlier process
+    before = content(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_evaluation(tmp_path, {"test/loss": 0.25}, "the second" * 10_000, [])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert content(tmp_path) == before
+    write_evaluation(tmp_path, {"test/loss": 0.25}, "the second", [])
+    assert len(list(tmp_path.iterdir())) == 1 and not written.exists()
 
 
 def test_a_store_that_may_not_be_written_costs_a_warning(copy: Path, unhindered: Path) -> None:

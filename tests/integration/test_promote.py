@@ -109,6 +109,19 @@ def test_a_sweep_that_is_none_is_answered(promoted: tuple[Path, Path, str], give
     assert message in live.run(promoted[0], "promote", *given, code=2)
 
 
+def test_a_sweep_that_still_runs_has_no_winner_yet(tmp_path: Path) -> None:
+    copy = live.with_store(live.with_split(live.project(tmp_path / "project")))
+    jobs = ("-m", *live.SAMPLE, "model=mlp", "model.hidden=[8]", "train.epochs=1,2000", "tracking.mlflow=false")
+    with live.started(copy, "train", *jobs) as sweep:
+        # the first job is finished and would win, the second one trains
+        sweep.until(lambda: len(list(copy.glob("runs/sweeps/*/*/epochs.csv"))) == 2, seconds=180)
+        (folder,) = (copy / "runs/sweeps").iterdir()
+        said = live.run(copy, "promote", f"sweep=runs/sweeps/{folder.name}", code=2)
+        assert sweep.process.poll() is None
+    assert f"runs/sweeps/{folder.name} is still running in another process (finished so far: 1)" in said
+    assert not (copy / f"conf/experiment/{folder.name}.yaml").exists()
+
+
 def test_a_sweep_without_a_finished_job_has_no_winner(promoted: tuple[Path, Path, str], tmp_path: Path) -> None:
     copy, sweep, _ = promoted
     other = Path(shutil.copytree(sweep, sweep.with_name("unfinished")))

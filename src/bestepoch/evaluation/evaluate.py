@@ -16,7 +16,9 @@ from bestepoch.base.errors import UsageError
 from bestepoch.base.paths import display_path, main_checkout
 from bestepoch.components.data.split import Split, load_part
 from bestepoch.components.models.model_file import MODEL_FILE, make_model_file, restore_network
+from bestepoch.evaluation.lock import evaluation_lock
 from bestepoch.evaluation.selection import select_epoch
+from bestepoch.evaluation.unfinished import describe_unfinished, require_epoch
 from bestepoch.runs.run import Run
 from bestepoch.runs.tables import read_rows, write_table
 
@@ -31,6 +33,8 @@ log = logging.getLogger("bestepoch")
 def evaluate_run(config: Config, source: Path, out: Path, split: Split) -> dict[str, Any]:
     """Choose an epoch by ``config.selection``, test it, write the results and log them to the trackers.
 
+    While another process evaluates the run, wait: two at once would log its model twice and mix their files.
+
     Args:
         config: names the selection, the trackers and the registry.
         source: folder with run.json, epochs.csv, iterations.csv and checkpoints/.
@@ -43,6 +47,11 @@ def evaluate_run(config: Config, source: Path, out: Path, split: Split) -> dict[
     Raises:
         UsageError: no epoch can be chosen, or the run's files cannot be read.
     """
+    with evaluation_lock(Run.read(source)):
+        return _evaluate(config, source, out, split)
+
+
+def _evaluate(config: Config, source: Path, out: Path, split: Split) -> dict[str, Any]:
     from bestepoch.components.models import inference, scoring
     from bestepoch.evaluation import predictions, remarks, report
     from bestepoch.evaluation.diagnosis import diagnose_run
@@ -52,7 +61,9 @@ def evaluate_run(config: Config, source: Path, out: Path, split: Split) -> dict[
     from bestepoch.runs import checkpoint
 
     run = Run.read(source)
+    run.is_training()  # else a run whose process is gone would still be called running
     epochs = read_rows(source / "epochs.csv")
+    require_epoch(run, epochs)
     selection, stopping, names = config.selection, _read_stopping(run), _read_class_names(run)
     load_results = functools.partial(checkpoint.load_validation_results, source)
     best = select_epoch(epochs, selection, load_results)
@@ -92,6 +103,8 @@ def evaluate_run(config: Config, source: Path, out: Path, split: Split) -> dict[
     context = EvaluationContext(run, source, split, numbers, int(best["epoch"]), tested, probabilities)
     version = _log_to_trackers(config, context, out, network, images[:2], metrics)
 
+    if unfinished := describe_unfinished(run, epochs):
+        log.warning("WARNING  %s", unfinished)
     _log_results(metrics, selection)
     if version:
         log.info("model    %s", version)
@@ -150,7 +163,7 @@ def _log_to_trackers(
     """Log the results to the trackers that ``config.tracking`` names; a tracker that is down costs no results.
 
     Returns:
-        The version of the model in the registry, in a line.
+        The version of the model in the registry, or why it has none, in a line.
     """
     from bestepoch.evaluation.champion import compare_with_champion
     from bestepoch.evaluation.projector import write_embeddings
@@ -171,14 +184,22 @@ def _log_to_trackers(
     description = describe_run(run.info, metrics)
     live_folder = context.source if runs in context.source.parents else runs / run.name
     if config.tracking.tensorboard and live_folder.is_dir():
-        write_evaluation(live_folder, results, description, context.events(config.tracking.histograms))
-        if config.tracking.histograms:
-            write_embeddings(live_folder, network, context.tested, context.best)
+        try:
+            write_evaluation(live_folder, results, description, context.events(config.tracking.histograms))
+            if config.tracking.histograms:
+                write_embeddings(live_folder, network, context.tested, context.best)
+        except OSError as error:
+            log.warning(
+                "warning: TensorBoard does not take the evaluation (%s). Run this again when it does.",
+                failure_reason(error),
+            )
     if not config.tracking.mlflow:
         return None
     model = ModelArtifact(network, example.float().numpy(), out / MODEL_FILE)
     try:
         logged = log_evaluation(run, config.tracking.experiment, context.source, results, model, out, description)
+        if config.registry.enabled and run.status != "finished":
+            return "not registered, because the run is unfinished; it is kept with the run in MLflow"
         if config.registry.enabled:
             compare = functools.partial(compare_with_champion, config.selection.metric)
             return register_model(logged, out / MODEL_FILE, results, compare)

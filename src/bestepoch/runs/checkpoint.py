@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +103,14 @@ def list_states(folder: Path) -> list[Path]:
     return sorted((folder / "state").glob("iteration-*.pt"), reverse=True)
 
 
-def load_newest_state(folder: Path) -> dict[str, Any] | None:
+def load_newest_state(
+    folder: Path, explain_misfit: Callable[[dict[str, Any]], str | None] = lambda _: None
+) -> dict[str, Any] | None:
     """Return the newest training state that is whole and that both tables reach, or None; warn of each other one.
+
+    Args:
+        folder: The folder of the run.
+        explain_misfit: Returns why a whole state is not one of this training, None where it is.
 
     Raises:
         UsageError: A line of a table is damaged.
@@ -117,7 +124,7 @@ def load_newest_state(folder: Path) -> dict[str, Any] | None:
         except UsageError as error:
             log.warning("warning: %s; going back to the one before", error)
             continue
-        if reason := explain_missing_rows(folder, state["iteration"], state["evaluated"]):
+        if reason := explain_misfit(state) or explain_missing_rows(folder, state["iteration"], state["evaluated"]):
             log.warning("warning: %s: %s; going back to the one before", paths.display_path(path), reason)
             continue
         return state

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bestepoch.base import files
-from bestepoch.runs.tables import Row
+from bestepoch.runs.tables import CsvTail, Row, read_key
 
 ITERATION_COLUMNS = ("iteration", "epoch", "train/loss", "lr", "train/grad_norm", "time")
 EPOCH_COLUMNS = (
@@ -141,7 +141,10 @@ def _open_table(path: Path, columns: Sequence[str], without: Collection[str]) ->
     """Create the file with its header, or cut off a line that a kill left unfinished.
 
     Returns:
-        The columns of the file and the last row's key.
+        The columns of the file and the last row's key, 0 for a table without rows.
+
+    Raises:
+        UsageError: the header or the last line is damaged. Without the key, rows would be written twice.
     """
     content = path.read_bytes() if path.exists() else b""
     end = content.rfind(b"\n") + 1
@@ -151,8 +154,9 @@ def _open_table(path: Path, columns: Sequence[str], without: Collection[str]) ->
         return columns, 0
     if end < len(content):
         os.truncate(path, end)
-    last = content[:end].rstrip(b"\n").rsplit(b"\n", 1)[-1].split(b",", 1)[0]
-    return content.partition(b"\n")[0].decode().split(","), int(last) if last.isdigit() else 0
+    tail = CsvTail(path, content.rfind(b"\n", 0, end - 1) + 1)  # the last line
+    rows = tail.read()
+    return tail.columns, read_key(path, rows[-1]) if rows else 0
 
 
 def _append(path: Path, lines: list[str]) -> None:

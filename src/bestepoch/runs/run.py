@@ -44,6 +44,17 @@ class Run:
         """One of running, finished, killed and failed."""
         return str(self.info["status"])
 
+    @property
+    def original(self) -> Run | None:
+        """The run beside this one that this folder is a copy of; None for a run of its own."""
+        folder = self.folder.with_name(self.name)
+        if folder == self.folder or not (folder / "run.json").is_file():
+            return None
+        with contextlib.suppress(UsageError):
+            run = self.read(folder)
+            return run if run.info["uuid"] == self.info["uuid"] else None
+        return None
+
     def update(self, **values: Any) -> None:
         """Change `info` and write it to the disk."""
         self.info.update(values)
@@ -69,6 +80,19 @@ class Run:
         """Release the lock."""
         if self._lock is not None:
             self._lock.release()
+
+    def is_training(self) -> bool:
+        """Return whether another process trains the run; a run whose process is gone becomes a killed one.
+
+        Only the lock tells the two apart: a process that is killed leaves the status as it was.
+        """
+        if self.status == "running" and self.lock(wait=1.0):  # delivery and other readers hold the lock for moments
+            try:
+                if self.status == "running":
+                    self.update(status="killed")
+            finally:
+                self.close()
+        return self.status == "running"
 
     @classmethod
     def read(cls, folder: Path) -> Run:
@@ -170,7 +194,7 @@ class Run:
         if not (folder / "run.json").is_file():
             return None
         run = cls.read(folder)
-        if run.info.get("fingerprint") != request.fingerprint:
+        if run.info.get("fingerprint") != request.fingerprint or run.original is not None:
             return None
         unpublished = request.config.publish is not None and run.info.get("to_publish")
         if run.status != "finished":

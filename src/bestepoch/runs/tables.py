@@ -189,6 +189,18 @@ def _first_value(row: Row) -> float:
     return next(iter(row.values()))
 
 
+def read_key(path: Path, row: Row) -> int:
+    """Return the first value of a row of the table ``path``, which counts iterations or epochs.
+
+    Raises:
+        UsageError: it is no whole number.
+    """
+    value = _first_value(row)
+    if not value.is_integer():  # neither are nan and inf
+        raise UsageError(f"{display_path(path)}: {value} is no {next(iter(row))} in the last line. {_remedy(path)}")
+    return int(value)
+
+
 def write_table(path: Path, columns: list[str], rows: list[list[Any]]) -> None:
     """Write a CSV file with a header line."""
     with path.open("w", newline="") as file:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
+from filelock import Timeout
 
 from bestepoch.base import files, paths
 from bestepoch.base.config import compose, groups
@@ -17,7 +18,7 @@ from bestepoch.base.config.overrides import flatten
 from bestepoch.base.config.schema import Config, SelectionConfig, SweepOptions
 from bestepoch.base.errors import UsageError
 from bestepoch.evaluation.evaluate import evaluate_run
-from bestepoch.runs.run import Run
+from bestepoch.runs.run import Run, sweep_lock
 from bestepoch.splitting.ensure import find_split_of_run
 from bestepoch.sweeps.jobs import JobRecord, JobRecords
 from bestepoch.sweeps.leaderboard import Leaderboard
@@ -29,12 +30,13 @@ def promote(config: Config) -> None:
     """Test the winner of the sweep ``config.sweep`` and write it as a preset into ``conf/experiment/``.
 
     Raises:
-        UsageError: there is no such sweep, it has no finished job, or a preset of its name is somebody else's.
+        UsageError: there is no such sweep, it still runs or has no finished job, or its preset's name is another's.
     """
     folder = _find_sweep(config.sweep)
     metadata = files.read_json(folder / "sweep.json", "the sweep's command")
     choice = SelectionConfig(**metadata["selection"])
     preset = _preset_path(folder)
+    _require_ended(folder)
     records = JobRecords(folder).read_all()
     table = Leaderboard.from_records(records, choice)
     winner = table.winner
@@ -52,6 +54,19 @@ def promote(config: Config) -> None:
     log.info("preset   %s", paths.display_path(preset))
     log.info("again    python -m bestepoch.train +experiment=%s", folder.name)
     log.info("pipeline %s", _dvc_command(run))
+
+
+def _require_ended(folder: Path) -> None:
+    """Raise a UsageError where another process still runs the sweep: a later job may be better than the best so far."""
+    try:
+        with sweep_lock(folder).acquire(timeout=1.0):  # others look into the folder for moments
+            return
+    except Timeout:
+        finished = sum(record["status"] == "finished" for record in JobRecords(folder).read_all())
+        raise UsageError(
+            f"{paths.display_path(folder)} is still running in another process (finished so far: {finished}), and a "
+            "later job may be better. Wait for its end or stop it, then type this again"
+        ) from None
 
 
 def _preset_path(folder: Path) -> Path:

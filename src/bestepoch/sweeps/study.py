@@ -71,17 +71,31 @@ def find_runs(run: str | list[str] | None) -> tuple[list[Run], Path]:
     bases = [base / names[0] for base in (Path.cwd(), paths.project_root(), paths.main_checkout())]
     sweep = next((base for base in bases if (base / "jobs.csv").is_file()), None)
     if len(names) == 1 and sweep is not None:
-        folders = sorted(path.parent for path in sweep.glob("*/run.json"))
+        folders = [run.folder for run in _drop_copies([path.parent for path in sorted(sweep.glob("*/run.json"))])]
         finished = [folder for folder in folders if Run.read(folder).status == "finished"]
         if not finished:
             raise UsageError(f"{names[0]} holds no finished run")
         if (unfinished := len(folders) - len(finished)) > 0:
             log.warning("warning: %d of %d runs are not finished and left out", unfinished, len(folders))
         return [Run.read(folder) for folder in finished], sweep / "study"
-    folders = [find_run(name) for name in names]
-    return [Run.read(folder) for folder in folders], paths.main_checkout() / "runs/studies" / files.digest(
-        sorted(map(str, folders))
-    )
+    runs = _drop_copies([find_run(name) for name in names])
+    folders = [run.folder for run in runs]
+    return runs, paths.main_checkout() / "runs/studies" / files.digest(sorted(map(str, folders)))
+
+
+def _drop_copies(folders: list[Path]) -> list[Run]:
+    """Return the runs in ``folders``, each once: a copy, or a run that is named twice, would be counted as a repeat."""
+    runs = [Run.read(folder) for folder in folders]
+    kept: dict[str, Run] = {}
+    for run in sorted(runs, key=lambda run: run.original is not None):  # stable, so the originals come first
+        first = kept.setdefault(run.info["uuid"], run)
+        if first is not run:
+            log.warning(
+                "warning: %s is the same run as %s and left out",
+                paths.display_path(run.folder),
+                paths.display_path(first.folder),
+            )
+    return [run for run in runs if run in kept.values()]
 
 
 def write_study(study: list[ReplicateCurves], choice: SelectionConfig, out: Path) -> None:

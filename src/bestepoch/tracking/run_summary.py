@@ -15,13 +15,13 @@ def describe_run(info: dict[str, Any], metrics: dict[str, Any] | None = None) ->
         metrics: content of ``metrics.json`` if the run has been evaluated.
     """
     parts = [] if metrics is None else [_describe_results(metrics)]
+    if info["status"] != "finished":
+        reason = f": {info['reason']}" if info.get("reason") else ""
+        parts.append(f"**{info['status'].capitalize()}**{reason}")
     if (verdict := info.get("verdict")) is not None:
         word, _, reason = verdict["sentence"].partition(": ")
         advice = f"`{verdict['override']}`" if verdict["override"] else ""
         parts.append(f"**{word[:1].upper()}{word[1:]}:** {reason}\n\n{verdict['suggestion']} {advice}".rstrip())
-    elif info["status"] != "finished":
-        reason = f": {info['reason']}" if info.get("reason") else ""
-        parts.append(f"**{info['status'].capitalize()}**{reason}")
     plan = plan_of_run(info)
     parts.append("\n\n".join(plan.describe().splitlines()))
     if "stopped" in info:

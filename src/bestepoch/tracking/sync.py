@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from bestepoch.base import paths
 from bestepoch.base.config.schema import Config
@@ -26,19 +27,19 @@ def sync_run(config: Config) -> None:
     """
     if config.run is None:
         raise UsageError("Which run? Add run=runs/<name>")
-    folder = paths.main_checkout() / "runs" / Run.read(find_run(config.run)).name
-    if not (folder / "run.json").is_file():
-        # DVC owns a folder of exported results; writing into the folder would change its checksum.
-        folder = find_run(config.run)
-        if paths.main_checkout() / "runs" not in folder.parents:
-            raise UsageError(
-                f"{config.run} has no live run in runs/. Bring it to MLflow with: dvc repro -f -s evaluate"
-            )
+    folder = _find_live_folder(config.run)
     run = Run.read(folder)
+    original = run.original
+    if original is not None:
+        name = paths.display_path(original.folder)
+        if original.is_training():
+            raise UsageError(f"{paths.display_path(folder)} is a copy of {name}, which is being trained now")
+        log.warning("warning: %s is a copy of %s; the two are one run in MLflow", paths.display_path(folder), name)
     if not run.lock():
         raise UsageError(f"{paths.display_path(folder)} is being trained now; it is delivered by who trains it")
     if run.status == "running":
         run.update(status="killed")  # the run's lock is free, so its training process is gone
+    status = run.status if original is None else original.status  # a copy may be older than the end of the run
     trackers = {MlflowTracker.name: config.tracking.mlflow, TensorBoardTracker.name: config.tracking.tensorboard}
     with delivery_lock(folder):  # the tracking worker of a killed trainer releases the lock within drain_seconds
         for name in [name for name, enabled in trackers.items() if enabled]:
@@ -46,10 +47,26 @@ def sync_run(config: Config) -> None:
             cursor = DeliveryCursor(folder, tracker)
             try:
                 delivered = deliver_pending(tracker, folder, cursor.values)
-                tracker.close(run.status)
+                tracker.close(status)
             except Exception as error:
                 raise UsageError(f"{name} does not take the run's data: {failure_reason(error)}") from None
-            cursor.values["status"] = run.status
+            cursor.values["status"] = status
             cursor.save()
             log.info("%s: %s", name, "brought up to date" if delivered else "has everything already")
     log.info("from %s", paths.display_path(folder))
+
+
+def _find_live_folder(name: str | list[str]) -> Path:
+    """Return the folder in ``runs/`` that ``name`` means; for results that DVC exported, that of the run itself.
+
+    Raises:
+        UsageError: the run is not in ``runs/``.
+    """
+    folder, runs = find_run(name), paths.main_checkout() / "runs"
+    if runs.resolve() in folder.parents:
+        return folder
+    # DVC owns a folder of exported results; writing into the folder would change its checksum.
+    live_folder = runs / Run.read(folder).name
+    if not (live_folder / "run.json").is_file():
+        raise UsageError(f"{name} has no live run in runs/. Bring it to MLflow with: dvc repro -f -s evaluate")
+    return live_folder

@@ -148,7 +148,10 @@ class ForwardToParentHandler(logging.Handler):
 
 
 def stale_runs() -> Iterator[Run]:
-    """Yield runs of this machine whose end, possibly by a kill, the MLflow store does not have yet."""
+    """Yield runs of this machine whose end, possibly by a kill, the MLflow store does not have yet.
+
+    The copy of a run is no run of its own in MLflow, and may be older than the run.
+    """
     uri, host = redact_credentials(store_uri()), socket.gethostname()
     runs = paths.main_checkout() / "runs"
     for path in sorted([*runs.glob("*/run.json"), *runs.glob("sweeps/*/*/run.json")]):
@@ -156,7 +159,7 @@ def stale_runs() -> Iterator[Run]:
             run = Run.read(path.parent)
             cursor = files.read_json(run.folder / "state" / "mlflow.json", "")
             elsewhere = run.info["environment"]["host"] != host or cursor["uri"] != uri
-            if elsewhere or cursor.get("status") == run.status or not run.lock():
+            if run.original is not None or elsewhere or cursor.get("status") == run.status or not run.lock():
                 continue
             try:
                 if run.status == "running":

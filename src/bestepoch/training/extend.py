@@ -18,7 +18,7 @@ from bestepoch.components.schedules.early_stopping import early_stop_reason
 from bestepoch.components.schedules.learning_rate import learning_rate
 from bestepoch.components.schedules.plan import TrainingPlan, plan_of_run
 from bestepoch.runs.run import Run
-from bestepoch.runs.tables import read_rows
+from bestepoch.runs.tables import Row, read_columns, read_rows
 
 log = logging.getLogger("bestepoch")
 MAX_LISTED_CHANGES = 6
@@ -32,8 +32,11 @@ def extend_earlier_run(run: Run, config: Config, plan: TrainingPlan) -> None:
     """
     earlier = sorted(_other_runs(run), key=lambda other: other.info["started"], reverse=True)
     for other in earlier:
-        if _lineage_key(other) == _lineage_key(run) and _copy_prefix(run, other, config, plan):
-            return
+        try:
+            if _lineage_key(other) == _lineage_key(run) and _copy_prefix(run, other, config, plan):
+                return
+        except UsageError as error:  # another run's files must not keep this one from training
+            log.warning("warning: %s; its epochs are not reused", error)
     if earlier and earlier[0].status in ("running", "killed") and _is_unlocked(earlier[0]):
         changes = list_changes(earlier[0], run)
         suffix = f" and {len(changes) - MAX_LISTED_CHANGES} more" if len(changes) > MAX_LISTED_CHANGES else ""
@@ -97,10 +100,14 @@ def _copy_prefix(run: Run, other: Run, config: Config, plan: TrainingPlan) -> bo
                     f"{iteration:,}", new, old,
                 )  # fmt: skip
                 return False
+        read_columns(other.folder / "iterations.csv")  # a damaged line is found before anything is copied
+        for row in epochs:
+            if not (weights := other.folder / _weights_name(row)).is_file():
+                raise UsageError(f"{paths.display_path(weights)} is not there")
         for name in ("iterations.csv", "epochs.csv"):
             _copy_rows(other.folder / name, run.folder / name, done)
         for row in epochs:
-            _link(other.folder, run.folder, f"checkpoints/epoch-{row['epoch']:04.0f}.pt")
+            _link(other.folder, run.folder, _weights_name(row))
         _link(other.folder, run.folder, str(path.relative_to(other.folder)))
     finally:
         other.close()
@@ -122,6 +129,10 @@ def _find_state(folder: Path, plan: TrainingPlan) -> tuple[Path | None, int]:
             if state["iteration"] % plan.iterations_per_epoch == 0 or not state["evaluated"]:
                 return path, int(state["iteration"])
     return None, 0
+
+
+def _weights_name(row: Row) -> str:
+    return f"checkpoints/epoch-{row['epoch']:04.0f}.pt"
 
 
 def _copy_rows(source: Path, target: Path, last: int) -> None:

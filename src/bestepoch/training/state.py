@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,7 +34,8 @@ class TrainingState:
 
         Rank 0 reads the file and broadcasts the state; ``folder`` is None on other ranks.
         """
-        saved = self.context.broadcast(checkpoint.load_newest_state(folder) if folder is not None else None)
+        found = checkpoint.load_newest_state(folder, self.explain_misfit) if folder is not None else None
+        saved = self.context.broadcast(found)
         if saved is None:
             return False
         self.network.load_state_dict(saved["network"])
@@ -46,6 +48,26 @@ class TrainingState:
             setattr(self, name, saved[name])
         self.timer.merge(saved["time_by_section"])
         return True
+
+    def explain_misfit(self, saved: dict[str, Any]) -> str | None:
+        """Return why ``saved`` is not a state of this network, optimizer and number of processes; None if it is one.
+
+        PyTorch would raise after it has loaded a part, or at the first update.
+        """
+        if _shapes(saved["network"]) != _shapes(self.network.state_dict()):
+            return "its weights are not those of this network"
+        groups, own = saved["optimizer"].get("param_groups"), self.optimizer.state_dict()["param_groups"]
+        if not isinstance(groups, list) or [_numbers(group) for group in groups] != [_numbers(group) for group in own]:
+            return "its optimizer is not that of this training"
+        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        for number, values in saved["optimizer"].get("state", {}).items():
+            # what is kept of a weight is a number, such as a count, or has the weight's shape
+            if any(shape not in ((), tuple(weights[number].shape)) for shape in _shapes(values).values()):
+                return "its optimizer is not that of this network"
+        states = [saved] if self.context.size == 1 else saved.get("processes", [])
+        if len(states) != self.context.size or not all(_is_rng_state(state.get("rng")) for state in states):
+            return "its random states are not those of this training"
+        return None
 
     def save(self, folder: Path | None) -> None:
         """Write the state to the run in ``folder`` and delete all but the newest two states.
@@ -71,3 +93,18 @@ class TrainingState:
             **(rng_state if self.context.size == 1 else {"processes": rng_states}),
         }
         checkpoint.save_state(folder, self.iteration, state)
+
+
+def _shapes(values: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors by their names."""
+    return {name: tuple(value.shape) for name, value in values.items() if isinstance(value, torch.Tensor)}
+
+
+def _numbers(group: Any) -> Any:
+    """Return the numbers of the weights in a saved parameter group; None where it has none."""
+    return group.get("params") if isinstance(group, dict) else None
+
+
+def _is_rng_state(value: Any) -> bool:
+    own = torch.get_rng_state()
+    return isinstance(value, torch.Tensor) and (value.dtype, value.shape) == (own.dtype, own.shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import re
 import struct
 import sys
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bestepoch.base.errors import UsageError
 from bestepoch.runs.journal import EPOCH_COLUMNS, ITERATION_COLUMNS, OPTIONAL_COLUMNS, Journal, to_floats
 from bestepoch.runs.tables import CsvTail, read_columns, read_rows, read_since
 
@@ -95,6 +97,26 @@ def test_flush_and_epoch_and_close_put_everything_down_at_once(tmp_path: Path) -
     journal.close()
     assert [row["iteration"] for row in read_rows(tmp_path / "iterations.csv")] == [1, 2, 3]
     assert "journal" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("x,1,0.5,0.1,1.0,7.0", "line 4: 'x' is no number"),
+        ("3,1,half,0.1,1.0,7.0", "line 4: 'half' is no number"),
+        ("3,1,0.5", "line 4: 3 fields, and the header names 6 columns"),
+        ("", "line 4: the line is blank"),
+        ("nan,1,0.5,0.1,1.0,7.0", "nan is no iteration in the last line"),
+        ("2.5,1,0.5,0.1,1.0,7.0", "2.5 is no iteration in the last line"),
+    ],
+)
+def test_a_last_line_that_is_no_row_is_named_and_nothing_is_appended(tmp_path: Path, line: str, reason: str) -> None:
+    fill(tmp_path, 1, 2)
+    path = tmp_path / "iterations.csv"
+    path.write_text(damaged := f"{path.read_text()}{line}\n")
+    with pytest.raises(UsageError, match=re.escape(reason)):
+        fill(tmp_path, 1, 2, 3)
+    assert path.read_text() == damaged
 
 
 @pytest.mark.parametrize("torn", ["3", "3,1,0.4285714", "3,1,0.42,0.1,17"])

@@ -45,7 +45,7 @@ def restore_network(contents: dict[str, Any]) -> nn.Module:
     """Build the network of a ``model.pt``: on the CPU, in evaluation mode, with test-time augmentation if it has any.
 
     Raises:
-        UsageError: the network's config is not valid for this version of the code.
+        UsageError: the network's config is not valid for this version of the code, or the weights are not its own.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -63,5 +63,11 @@ def restore_network(contents: dict[str, Any]) -> nn.Module:
     network = networks.build_network(
         group_config, (height, width), contents["classes"], contents["pixel_mean"], contents["pixel_std"]
     )
-    network.load_state_dict(contents["network"])
+    try:
+        network.load_state_dict(contents["network"])
+    except RuntimeError:  # a name or a shape is another one
+        raise UsageError(
+            f"The weights of run {contents['run']} after epoch {contents['epoch']} are not those of its network, "
+            f"model={contents['model']['name']}: the file was damaged or replaced. Restore it, or train the run again"
+        ) from None
     return networks.evaluation_network(group_config, network).eval()

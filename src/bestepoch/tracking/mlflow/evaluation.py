@@ -29,7 +29,7 @@ def log_evaluation(
     """Add an evaluation to the MLflow run of the training.
 
     If the store lacks the run, because its results come from a cache or another machine, the run is first created
-    from its journal.
+    from its journal. A run that is being trained is brought to the store and ended there by the process that trains it.
 
     Args:
         run: the evaluated run.
@@ -51,10 +51,14 @@ def log_evaluation(
     saved_cursor = dict(tracker.cursor)
     tracker.open()
     run_id = str(tracker.cursor["run_id"])
-    if tracker.cursor != saved_cursor:
-        deliver_pending(tracker, journal, tracker.cursor)
-        tracker.close(run.status)
     mlflow_run = tracker.client.get_run(run_id)
+    original = run.original
+    trains = run.status == "running" or (original is not None and original.is_training())
+    if tracker.cursor != saved_cursor and not trains:
+        deliver_pending(tracker, journal, tracker.cursor)
+        if run.status == "finished" or mlflow_run.info.status == "RUNNING":  # the copy of a run may be older than it
+            tracker.close(run.status)
+        mlflow_run = tracker.client.get_run(run_id)
     tracker.client.log_artifacts(run_id, str(files), "evaluate")
     set_description(tracker.client, run_id, description)
     fluent.set_tracking_uri(tracker.uri)

@@ -90,9 +90,8 @@ class MlflowTracker:
         from mlflow.entities import DatasetInput, InputTag, Param, RunTag
 
         info = self.run.info
-        tags = make_tags(info) | {
-            "folder": paths.display_path(self.run.folder)
-        }  # without the run's name, which a user may have changed
+        folder = (self.run.original or self.run).folder  # a copy is one run with its original
+        tags = make_tags(info) | {"folder": paths.display_path(folder)}  # without the name, which a user may change
         parent = info.get("parent")  # MLflow run of the sweep
         if parent is not None:
             tags["sweep"] = self.run.folder.parent.name

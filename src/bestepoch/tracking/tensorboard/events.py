@@ -40,7 +40,8 @@ class EventFile:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         name = f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}{suffix}"
-        self._file = (folder / name).open("wb")
+        self.path = folder / name
+        self._file = self.path.open("wb")
         self._records = RecordWriter(self._file)
         self.write([Event(wall_time=time.time(), file_version="brain.Event:2")])
 

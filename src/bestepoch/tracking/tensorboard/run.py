@@ -117,20 +117,30 @@ class TensorBoardTracker:
 
 
 def write_evaluation(folder: Path, metrics: dict[str, float], summary: str, events: Iterable[Any]) -> None:
-    """Add an evaluation to a run's event files, in place of an earlier one.
+    """Add an evaluation to a run's event files, in place of an earlier one, which stays where this one fails.
 
     Args:
         folder: folder of the run.
         metrics: scalars by tag.
         summary: Markdown for the text tab.
         events: further TensorBoard events.
+
+    Raises:
+        OSError: the disk is full or the folder is read-only.
     """
-    for path in folder.glob(f"events.out.tfevents.*{EVALUATION_SUFFIX}"):
-        path.unlink()
+    earlier = list(folder.glob(f"events.out.tfevents.*{EVALUATION_SUFFIX}"))
     known: dict[str, float] = {}  # the best epoch of the end of training; the event files hold it already
     with contextlib.suppress(errors.UsageError):
         known = files.read_json(folder / "state/tensorboard.json", "").get("best", {})
     metrics = {key: value for key, value in metrics.items() if known.get(key) != value}
     file = EventFile(folder, EVALUATION_SUFFIX)
-    file.write([scalars_event(metrics, 0, time.time()), text_event("run/evaluation", summary), *events])
-    file.close()
+    try:
+        file.write([scalars_event(metrics, 0, time.time()), text_event("run/evaluation", summary), *events])
+        file.close()
+    except BaseException:
+        with contextlib.suppress(OSError):  # TensorBoard reads nothing after a torn record
+            file.path.unlink()
+        raise
+    for path in earlier:
+        if path != file.path:
+            path.unlink()
