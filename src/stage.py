@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
+import bestepoch  # noqa: F401  # first: from here on, Ctrl-C ends the stage with one line
+
+# isort: split
 import os
 import runpy
 import sys

@@ -9,6 +9,8 @@ import logging
 import math
 import os
 import random
+import re
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,7 +38,7 @@ from bestepoch.components.data.split import Split
 from bestepoch.components.schedules.learning_rate import learning_rate
 from bestepoch.components.schedules.plan import TrainingPlan, make_plan
 from bestepoch.runs import checkpoint, identity
-from bestepoch.runs.request import RunOrigin
+from bestepoch.runs.request import RunOrigin, RunRequest
 from bestepoch.runs.run import Run
 from bestepoch.training import extend
 from bestepoch.training.session import Session, train
@@ -253,6 +255,15 @@ def test_what_an_earlier_stop_would_not_have_trained_is_not_taken_over(
 # ---------------------------------------------------------------- never
 
 
+def edit_params(project: Project, changes: dict[str, str]) -> None:
+    path = project.folder / "params.yaml"
+    text = path.read_text()
+    for old, new in changes.items():
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    path.write_text(text)
+
+
 CHANGES = {
     "train.epochs=2": "train.epochs 3 → 2",
     "seed=1": "seed 0 → 1",
@@ -260,6 +271,7 @@ CHANGES = {
     "train.batch_size=400": "train.batch_size 450 → 400",
     "model.hidden=[9]": "model.hidden [8] → [9]",
     "augment=none": "augment shift → none, augment.pixels 2 → None",
+    "params": "seed 0 → 1",
     "data": "the data's checksum",
     "code": "the code of training/loop.py",
 }
@@ -267,7 +279,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("before", ["killed", "finished"])
 @pytest.mark.parametrize("changed", CHANGES)
-def test_what_changes_the_numbers_never_goes_on_and_after_an_interruption_it_is_named(
+def test_what_changes_the_numbers_never_goes_on_and_where_no_word_of_the_command_did_it_is_named(
     changed: str, before: str, here: Project, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     common = ("scheduler=constant", "optimizer.lr=0.01", "train.epochs=3")
@@ -277,6 +289,8 @@ def test_what_changes_the_numbers_never_goes_on_and_after_an_interruption_it_is_
     if changed == "data":
         data = dataclasses.replace(data, values={**data.values, "checksum": "0" * 32})
         assert data.checksum != here.sample.checksum
+    elif changed == "params":
+        edit_params(here, {"seed: 0  ": "seed: 1  "})
     elif changed == "code":
         package = shutil.copytree(identity.PACKAGE, tmp_path / "package")
         here.patch.setattr(identity, "PACKAGE", package)
@@ -290,8 +304,11 @@ def test_what_changes_the_numbers_never_goes_on_and_after_an_interruption_it_is_
     assert not (now.folder / "state").exists()
     assert not (now.folder / "iterations.csv").exists()
     assert content(old.folder) == untouched
-    line = f"new      runs/{old.name} stays as it was interrupted; different now: {CHANGES[changed]}"
-    assert [record.getMessage() for record in caplog.records] == ([line] if before == "killed" else [])
+    line = (
+        f"new      the same command begins a new run, because of {CHANGES[changed]}; runs/{old.name} is kept as it is"
+    )
+    meant_to_go_on = before == "killed" and changed in ("params", "data", "code")
+    assert [record.getMessage() for record in caplog.records] == ([line] if meant_to_go_on else [])
 
 
 @pytest.mark.parametrize("name", ["iterations.csv", "epochs.csv", "checkpoints/epoch-0001.pt"])
@@ -313,10 +330,39 @@ def test_a_damaged_file_of_an_earlier_run_is_no_reason_not_to_train(
 def test_no_more_than_six_differences_are_named(here: Project, caplog: pytest.LogCaptureFixture) -> None:
     here.killed(13, "scheduler=constant", "train.epochs=3")
     caplog.clear()
-    here.opened("scheduler=constant", "train.epochs=2", "optimizer=sgd", "seed=1", "loss.label_smoothing=0.2")
+    edit_params(
+        here,
+        {"seed: 0  ": "seed: 1  ", "  seed: 0\n": "  seed: 2\n", "validation: 0.1 ": "validation: 0.2 "}
+        | {"label_smoothing: 0.0 ": "label_smoothing: 0.2 ", "augment: shift ": "augment: none "}
+        | {"stopping: none ": "stopping: patience "},
+    )
+    here.opened("scheduler=constant", "train.epochs=3")
     (record,) = caplog.records
     assert record.getMessage().count(" → ") == 6
-    assert record.getMessage().endswith(" and 3 more")
+    assert re.search(r" and \d more; runs/", record.getMessage())
+
+
+def test_another_command_says_nothing_of_an_interrupted_run(here: Project, caplog: pytest.LogCaptureFixture) -> None:
+    here.killed(13, "scheduler=constant", "train.epochs=3")
+    caplog.clear()
+    here.opened("scheduler=constant", "train.epochs=3", "seed=1")
+    assert caplog.records == []
+
+
+def test_a_preset_over_edited_params_is_made_again_by_all_its_settings(here: Project) -> None:
+    preset = "# @package _global_\ndefaults:\n  - override /scheduler: constant\n"
+    (here.folder / "conf/experiment/calm.yaml").write_text(preset)
+    live.git(here.folder, "init", "-q")
+    live.git(here.folder, "add", "-A")
+    live.git(here.folder, "-c", "user.name=x", "-c", "user.email=x@localhost", "commit", "-q", "-m", "x")
+    assert here.opened("+experiment=calm")[0].info["again"] is None
+    edit_params(here, {"label_smoothing: 0.0 ": "label_smoothing: 0.2 ", "validation: 0.1 ": "validation: 0.2 "})
+    edited = here.opened("+experiment=calm")[0].info
+    live.git(here.folder, "checkout", "-q", "params.yaml")
+    *words, command = edited["again"].partition(" -m bestepoch.train ")
+    assert words == ["python", " -m bestepoch.train "] and "experiment" not in command
+    settings = compose.load_config(shlex.split(command), False)[1]
+    assert RunRequest(settings, here.sample, "cpu", RunOrigin()).fingerprint == edited["fingerprint"]
 
 
 def test_a_run_that_is_being_trained_lends_nothing_and_is_not_called_interrupted(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
+import shlex
 import struct
 import subprocess
 import termios
@@ -111,3 +113,12 @@ def test_a_pipe_gets_plain_lines(project: Path) -> None:
     wanted = ("4,050 images ÷ 100 a batch = 41 iterations an epoch", "2 epochs × 41 iterations = 82 updates")
     for arithmetic in wanted:
         assert any(line.startswith("plan     " + arithmetic) for line in lines), printed
+
+
+@pytest.mark.parametrize("end", ["<&- >&- 2>&-", "2>&1 | head -3"])
+def test_a_run_needs_nobody_who_reads_along(project: Path, end: str) -> None:
+    command = shlex.join(live.command("train", *TRAIN, "train.epochs=1", f"seed={len(end)}"))
+    line = f"{command} {end}"
+    subprocess.run(["bash", "-c", line], cwd=project, env=live.environment(project), timeout=180, check=True)
+    (record,) = project.glob(f"runs/*-s{len(end)}-*/run.json")
+    assert json.loads(record.read_text())["status"] == "finished"

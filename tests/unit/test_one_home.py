@@ -245,6 +245,8 @@ def test_package_inits_hold_a_docstring_alone() -> None:
     inits = list(PACKAGE.rglob("__init__.py"))
     assert len(inits) > 10
     for path in inits:
+        if path.parent.name == "bestepoch":  # where a command begins to take Ctrl-C
+            continue
         body = ast.parse(path.read_text()).body
         assert [type(node) for node in body] == [ast.Expr], path
         assert isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant)

@@ -32,6 +32,15 @@ def git_state() -> dict[str, Any]:
     return {"commit": commit, "dirty": None if changes is None else bool(changes), "url": url}
 
 
+def has_edited_settings() -> bool:
+    """Return whether ``params.yaml`` or ``conf/`` have uncommitted changes."""
+    command = ["git", "-C", str(project_root()), "status", "--porcelain", "--untracked-files=no"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run([*command, "--", "params.yaml", "conf"], capture_output=True, timeout=20, check=True)
+        return bool(done.stdout.strip())
+    return False
+
+
 def commit_url(remote: str, commit: str) -> str | None:
     """Return the web page of a commit on the remote's server, without credentials, or None if there is no server."""
     if re.match(r"[\w.@-]+:[^/]", remote):  # git@host:owner/name

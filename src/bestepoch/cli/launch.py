@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from bestepoch.base.config.local import PATH as LOCAL_PATH
 from bestepoch.base.config.local import read_local_keys
 from bestepoch.base.config.schema import Config
 from bestepoch.base.errors import UsageError
+from bestepoch.base.interrupt import raise_on_interrupt
 from bestepoch.base.rank import read_world_size, wait_for_rank0_error
 from bestepoch.cli.help import print_help, print_usage
 from bestepoch.cli.process import configure_process
@@ -73,7 +73,10 @@ def launch(task: Callable[[Config], float | None], multirun: MultirunFactory | N
         try:
             with _explain_disk_errors():
                 config = compose.validate(cfg)
-                return task(config) if jobs is None else jobs.run_job(config)
+                if jobs is not None:
+                    return jobs.run_job(config)
+                with raise_on_interrupt():
+                    return task(config)
         except UsageError as error:
             if jobs is None:
                 return exit_with_error(error)
@@ -98,14 +101,12 @@ def launch(task: Callable[[Config], float | None], multirun: MultirunFactory | N
                 if arguments.multirun and multirun is not None:
                     jobs = multirun(overrides, compose.validate(first))
                     sys.argv += jobs.added_overrides
-                    session = jobs.session()
+                    session = _interruptible(jobs.session())
                     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints a page of traceback and exits
         with _explain_disk_errors(), session:
             hydra.main(version_base="1.3", config_path=conf, config_name="config")(run)()
     except UsageError as error:
         exit_with_error(error)
-    except KeyboardInterrupt:
-        exit_by_ctrl_c()
 
 
 def _refuse_options(arguments: Namespace, takes_multirun: bool) -> None:
@@ -134,12 +135,16 @@ def run_cli(task: Callable[[list[str]], None], arguments: list[str]) -> None:
     if {"-h", "--help"} & {*arguments}:
         return print_usage(Path(sys.argv[0]).stem)
     try:
-        with _explain_disk_errors():
+        with _explain_disk_errors(), raise_on_interrupt():
             task(arguments)
     except UsageError as error:
         exit_with_error(error)
-    except KeyboardInterrupt:
-        exit_by_ctrl_c()
+
+
+@contextlib.contextmanager
+def _interruptible(session: contextlib.AbstractContextManager[None]) -> Iterator[None]:
+    with raise_on_interrupt(), session:
+        yield
 
 
 @contextlib.contextmanager
@@ -151,12 +156,6 @@ def _explain_disk_errors() -> Iterator[None]:
         if explained is None:
             raise
         raise explained from error
-
-
-def exit_by_ctrl_c() -> NoReturn:
-    """Print one line in place of a traceback and exit with 130, the convention for Ctrl-C."""
-    sys.stderr.write("bestepoch: stopped by Ctrl-C; the same command goes on from here\n")
-    raise SystemExit(128 + signal.SIGINT) from None
 
 
 def exit_with_error(error: UsageError) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Configure garbage collection and logging of a process."""
+"""Configure standard streams, garbage collection and logging of a process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import atexit
 import functools
 import gc
 import logging
+import os
 import sys
 
 from bestepoch.base.rank import read_rank
@@ -30,10 +31,22 @@ class _CurrentStderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
 @functools.cache
 def configure_process() -> None:
     """Configure the process once, even if it runs many jobs of a sweep."""
+    _open_closed_streams()
     gc.set_threshold(GC_THRESHOLD)
     # Python collects twice more at exit, half a second with PyTorch loaded; frozen objects are skipped.
     atexit.register(gc.freeze)
     _log_to_terminal()
+
+
+def _open_closed_streams() -> None:
+    """Open the null device for each standard stream that the caller closed; a file of a run would take its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115, PTH123
 
 
 def _log_to_terminal() -> None:

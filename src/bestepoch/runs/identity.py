@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import platform
 import re
 import shlex
@@ -11,7 +12,7 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-from bestepoch.base.config.overrides import overrides_for_name, slug
+from bestepoch.base.config.overrides import flatten, overrides_for_name, slug
 from bestepoch.base.config.schema import Config
 from bestepoch.base.paths import PACKAGE, project_root
 from bestepoch.components.data.split import Split
@@ -30,6 +31,17 @@ def hash_training_code() -> dict[str, str]:
 def format_command(launch_command: Sequence[str], overrides: Sequence[str]) -> str:
     """Return the shell command that gives the run again; overrides that keep the value of params.yaml are left out."""
     return shlex.join([*launch_command, "-m", "bestepoch.train", *(line for line in overrides if "${" not in line)])
+
+
+def format_settings(launch_command: Sequence[str], values: dict[str, Any]) -> str:
+    """Return the shell command that gives the run again without the files in which its settings were edited.
+
+    Args:
+        launch_command: how the command begins.
+        values: all settings that decide the numbers.
+    """
+    lines = [f"{key}={json.dumps(value).replace(' ', '')}" for key, value in flatten(values).items()]
+    return shlex.join([*launch_command, "-m", "bestepoch.train", *lines])
 
 
 def find_preset(overrides: Sequence[str]) -> str | None:

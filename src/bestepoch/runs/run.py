@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from bestepoch.base import files
 from bestepoch.base.config.schema import Config
 from bestepoch.base.errors import UsageError
-from bestepoch.base.git import git_state
+from bestepoch.base.git import git_state, has_edited_settings
 from bestepoch.base.paths import display_path, main_checkout, project_root
 from bestepoch.components.data.split import Split
 from bestepoch.runs import identity
@@ -166,6 +166,7 @@ class Run:
             fingerprint=request.fingerprint,
             status="running",
             command="dvc repro" if config.publish else identity.format_command(origin.launch_command, origin.overrides),
+            again=_format_again(request),
             experiment=identity.find_preset(origin.overrides),
             config=request.values | {"data": split.name},  # of the sample where that stands in
             code=request.code,
@@ -216,6 +217,14 @@ class Run:
         for part in (folder, folder / "checkpoints", folder / "state"):
             files.remove_partial(part)
         return run
+
+
+def _format_again(request: RunRequest) -> str | None:
+    """Return the command with all settings where the one that was typed also read uncommitted changes of files."""
+    if request.config.publish or not has_edited_settings():
+        return None
+    values = request.config.training() | {"data": request.split.requested}
+    return identity.format_settings(request.origin.launch_command, values)
 
 
 def sweep_lock(folder: Path) -> FileLock:

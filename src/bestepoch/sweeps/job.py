@@ -73,7 +73,7 @@ def _record_job(sweep: Sweep, overrides: list[str]) -> Iterator[tuple[Path, JobR
     try:
         yield sweep.folder / name, record
         record["status"] = "finished"
-    except SystemExit:
+    except (SystemExit, KeyboardInterrupt):
         record["status"] = "killed"
         raise
     except Exception as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 import signal
 import threading
 import traceback
@@ -17,6 +18,7 @@ from bestepoch.base import files
 from bestepoch.base.config.overrides import quote_override
 from bestepoch.base.config.schema import Config
 from bestepoch.base.errors import UsageError, first_line
+from bestepoch.base.interrupt import raise_on_interrupt
 from bestepoch.base.paths import display_path
 from bestepoch.runs.run import sweep_lock
 from bestepoch.sweeps.job import run_job
@@ -32,6 +34,8 @@ class SweepMultirun:
     """The multirun that ``python -m bestepoch.train -m ...`` asks for; see `bestepoch.cli.launch.Multirun`."""
 
     def __init__(self, overrides: list[str], first: Config) -> None:
+        typed = [line for line in overrides if line != "train.epochs=null"]  # which `compose_job` adds
+        self.command = shlex.join(["python", "-m", "bestepoch.train", "-m", *typed])
         self.sweep, added = Sweep.from_overrides(overrides, first)
         self.added_overrides: Sequence[str] = [*added, f"hydra.sweep.dir={quote_override(str(self.sweep.folder))}"]
 
@@ -66,22 +70,26 @@ class SweepMultirun:
             ) from None
         previous_handler = signal.signal(signal.SIGTERM, stop)
         launcher_error: Exception | None = None
-        ended, complete = threading.Event(), False
+        ended, complete, stopped = threading.Event(), False, False
         try:
             _prepare(sweep)
             arguments = (sweep.jobs, sweep.selection, ended)
             watcher = threading.Thread(target=show_progress, args=arguments, name="sweep", daemon=True)
             watcher.start()
             try:
-                yield
-            except KeyboardInterrupt:
-                raise SystemExit(128 + signal.SIGINT) from None
+                with raise_on_interrupt():
+                    yield
+            except SystemExit:
+                stopped = True
+                raise
             except Exception as error:  # the launcher's; the error of a job is in its record
                 launcher_error = error
             finally:
                 ended.set()
                 watcher.join()
                 complete = _finish(sweep)
+                if stopped:
+                    log.info("again    %s", self.command)
         finally:
             signal.signal(signal.SIGTERM, previous_handler)
             lock.release()

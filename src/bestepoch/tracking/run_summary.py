@@ -26,7 +26,7 @@ def describe_run(info: dict[str, Any], metrics: dict[str, Any] | None = None) ->
     parts.append("\n\n".join(plan.describe().splitlines()))
     if "stopped" in info:
         parts.append(f"Stopped early after epoch {info['stopped']['epoch']}: {info['stopped']['reason']}.")
-    parts.append(f"The same run again:\n\n```\n{info['command']}\n```")
+    parts.append(f"The same run again:\n\n```\n{info.get('again') or info['command']}\n```")
     if info["git"]["commit"] is not None:
         parts.append(_describe_code(info["git"]))
     return "\n\n".join(parts)

@@ -27,8 +27,8 @@ MAX_LISTED_CHANGES = 6
 def extend_earlier_run(run: Run, config: Config, plan: TrainingPlan) -> None:
     """Copy the epochs of an earlier run that differs only in its planned length into ``run``.
 
-    If there is none and the latest run was interrupted, log what has changed since. A kill during the copy is
-    harmless: the training state is copied last, and without a state training computes the same rows again.
+    If there is none and the same command was interrupted last time, log what has changed since. A kill during the
+    copy is harmless: the training state is copied last, and without a state training computes the same rows again.
     """
     earlier = sorted(_other_runs(run), key=lambda other: other.info["started"], reverse=True)
     for other in earlier:
@@ -37,11 +37,19 @@ def extend_earlier_run(run: Run, config: Config, plan: TrainingPlan) -> None:
                 return
         except UsageError as error:  # another run's files must not keep this one from training
             log.warning("warning: %s; its epochs are not reused", error)
-    if earlier and earlier[0].status in ("running", "killed") and _is_unlocked(earlier[0]):
-        changes = list_changes(earlier[0], run)
+    _explain_new_run(run, [other for other in earlier if other.info["command"] == run.info["command"]])
+
+
+def _explain_new_run(run: Run, of_same_command: list[Run]) -> None:
+    """Log why the interrupted run of the same command does not go on; another command asks for another run."""
+    if not of_same_command or of_same_command[0].status not in ("running", "killed"):
+        return
+    last = of_same_command[0]
+    if _is_unlocked(last):
+        changes = list_changes(last, run)
         suffix = f" and {len(changes) - MAX_LISTED_CHANGES} more" if len(changes) > MAX_LISTED_CHANGES else ""
-        log.info("new      %s stays as it was interrupted; different now: %s%s",
-                 paths.display_path(earlier[0].folder), ", ".join(changes[:MAX_LISTED_CHANGES]), suffix)  # fmt: skip
+        log.info("new      the same command begins a new run, because of %s%s; %s is kept as it is",
+                 ", ".join(changes[:MAX_LISTED_CHANGES]), suffix, paths.display_path(last.folder))  # fmt: skip
 
 
 def list_changes(before: Run, now: Run) -> list[str]:

@@ -134,7 +134,9 @@ def _train_and_record(config: Config, split: Split, device: Any, run: Run, sessi
                 run.info.update(session.summarize(run))
     except Interrupted as interruption:
         status, signum = "killed", interruption.number
-        log.warning("stopped by %s; the same command goes on from here: %s", interruption, run.info["command"])
+        # a job goes on with its sweep, which prints the command
+        command = f": {run.info['command']}" if session.folder is None else ""
+        log.warning("stopped by %s; the same command goes on from here%s", interruption, command)
     except NonFiniteLoss as error:
         run.info["reason"] = f"{error} Try a tenth of the rate: optimizer.lr={config.optimizer.lr / 10:.3g}"
         raise UsageError(run.info["reason"]) from None

@@ -27,6 +27,7 @@ from bestepoch.runs.run import Run
 from bestepoch.runs.tables import Row, read_rows, read_since
 from bestepoch.runs.timing import SectionTimer
 from bestepoch.training import batch_norm, loop, optimizers
+from bestepoch.training.cores import CoreWatch
 from bestepoch.training.cuda_graph import CUDAGraphStep
 from bestepoch.training.device import wrap_for_training
 from bestepoch.training.distributed import DistributedContext
@@ -112,6 +113,7 @@ class Trainer:
         self._saved = time.monotonic()
         self.progress = TrainingProgress(self.plan.iterations, state.iteration, self.context.is_main)
         complete = math.ceil(state.iteration / per_epoch) - 1 + state.evaluated  # epochs that have their row
+        cores = CoreWatch(self.device)
         past = self.context.broadcast(read_rows(self.journal.epochs)[:complete] if self.journal is not None else None)
         try:
             for epoch in range(complete + 1, self.plan.epochs + 1):
@@ -122,6 +124,8 @@ class Trainer:
                 row = self._run_epoch(epoch, [row["val/loss"] for row in past])
                 past.append(row)
                 self.progress.show_epoch(row, self.plan.epochs, self.plan.describe_cut(epoch))
+                if busy := cores.describe_wait():
+                    self.progress.line(busy)
                 if stop := self.context.sync_control_flags()[0]:
                     raise Interrupted(stop)
         finally:

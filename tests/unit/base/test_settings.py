@@ -245,6 +245,7 @@ def test_threads_are_at_most_the_processors() -> None:
         (["seed=0,1", "model=mlp", "model.hidden=[8],[]"], ["model.hidden = [] is not allowed"]),
         (["optimizer.lr=interval(0,1)"], ["optimizer.lr=interval(0,1)", "no list of values"]),
         (["seed=range(0,3,0)"], ["seed=range(0,3,0)", "no list of values"]),
+        (["seed=range(1000000)"], ["seed=range(1000000) names more than 1,000 values", "name fewer"]),
         (["seed=choice()"], ["'seed=choice()' is not an override"]),
         # a sweep whose fixed part is wrong
         (["seed=0,1", "train.epochs=0"], ["train.epochs = 0 is not allowed: must be at least 1"]),

@@ -6,6 +6,7 @@ Hydra composes and `schema` validates. Neither torch nor a tracker is imported, 
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +23,8 @@ from bestepoch.base.config.messages import format_validation_error, suggest, unk
 from bestepoch.base.config.schema import Config
 from bestepoch.base.config.yaml_files import load_yaml, read_top_level_value, read_yaml_text
 from bestepoch.base.errors import UsageError
+
+MAX_SWEEP_VALUES = 1_000  # of one setting; each is composed before the first job begins
 
 
 @functools.lru_cache(maxsize=8)
@@ -187,7 +190,12 @@ def _list_sweep_values(override: Any, key: str) -> list[str]:
 
     if isinstance(override.value(), Glob):
         return override.value().filter(list_options(key)) or [""]
-    return [str(value) for value in override.sweep_iterator(transformer=Transformer.encode)]
+    values = [*itertools.islice(override.sweep_iterator(transformer=Transformer.encode), MAX_SWEEP_VALUES + 1)]
+    if len(values) > MAX_SWEEP_VALUES:
+        raise UsageError(
+            f"{override.input_line} names more than {MAX_SWEEP_VALUES:,} values. Each is a training: name fewer"
+        )
+    return [str(value) for value in values]
 
 
 def _compose(overrides: list[str], hydra_overrides: list[str]) -> DictConfig:
