@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from bestepoch.base import errors, paths
 from bestepoch.base.private_api import MLFLOW_DATABASE_LOGGER
+from bestepoch.tracking.mlflow.moved import ARTIFACTS, follow_project
 from bestepoch.tracking.mlflow.views import create_default_views
 
 log = logging.getLogger("bestepoch")
@@ -56,7 +57,7 @@ def database_path(uri: str) -> Path:
 
 
 def make_client(uri: str) -> Any:
-    """Return an MLflow client; create a SQLite store if it does not exist."""
+    """Return an MLflow client; create a SQLite store if it does not exist, and let it follow a moved project."""
     from mlflow import MlflowClient
 
     ensure_user_name()
@@ -70,6 +71,8 @@ def make_client(uri: str) -> Any:
                 staging_path.unlink(missing_ok=True)
                 MlflowClient(tracking_uri=f"sqlite:///{staging_path}")
                 staging_path.replace(path)
+    if uri.startswith("sqlite:///"):
+        follow_project(path, paths.main_checkout())
     return MlflowClient(tracking_uri=uri)
 
 
@@ -80,7 +83,7 @@ def ensure_experiment(mlflow: Any, uri: str, name: str) -> str:
     """
     experiment = mlflow.get_experiment_by_name(name)
     if experiment is None:
-        location = (paths.main_checkout() / "mlartifacts" / name).as_uri() if uri.startswith("sqlite:") else None
+        location = (paths.main_checkout() / ARTIFACTS / name).as_uri() if uri.startswith("sqlite:") else None
         try:
             mlflow.create_experiment(name, artifact_location=location)
         except Exception:
