@@ -1,12 +1,17 @@
-"""Configure garbage collection and logging of a process."""
+"""Configure garbage collection, logging and the user of a process."""
 
 from __future__ import annotations
 
 import atexit
 import functools
 import gc
+import getpass
 import logging
+import os
+import shutil
 import sys
+import tempfile
+from pathlib import Path
 
 from bestepoch.base.rank import read_rank
 from bestepoch.cli.console import highlight_label
@@ -30,10 +35,28 @@ class _CurrentStderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
 @functools.cache
 def configure_process() -> None:
     """Configure the process once, even if it runs many jobs of a sweep."""
+    ensure_user()
     gc.set_threshold(GC_THRESHOLD)
     # Python collects twice more at exit, half a second with PyTorch loaded; frozen objects are skipped.
     atexit.register(gc.freeze)
     _log_to_terminal()
+
+
+def ensure_user() -> None:
+    """Give the process a user name and a home where the system has none for its user, as in a container.
+
+    MLflow asks for both, and the processes that this one starts inherit them.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = f"uid-{os.getuid()}"
+    try:
+        Path.home()
+    except RuntimeError:
+        # of this process alone: what others can write, such as /tmp itself, would give MLflow their settings
+        os.environ["HOME"] = tempfile.mkdtemp(prefix="bestepoch-home-")
+        atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
 
 
 def _log_to_terminal() -> None:

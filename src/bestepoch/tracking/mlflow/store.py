@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import logging
 import os
 from pathlib import Path
@@ -30,14 +29,6 @@ for _variable, _value in {
 logging.getLogger(MLFLOW_DATABASE_LOGGER).setLevel(logging.CRITICAL)
 
 
-def ensure_user_name() -> None:
-    """Give the process a user name where the system has none for its user, as in a container: MLflow asks for it."""
-    try:
-        getpass.getuser()
-    except (KeyError, OSError):
-        os.environ["LOGNAME"] = f"uid-{os.getuid()}"
-
-
 def store_uri() -> str:
     """Return ``MLFLOW_TRACKING_URI``, or ``mlflow.db`` in the main checkout; SQLite paths are absolute."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
@@ -60,7 +51,6 @@ def make_client(uri: str) -> Any:
     """Return an MLflow client; create a SQLite store if it does not exist, and let it follow a moved project."""
     from mlflow import MlflowClient
 
-    ensure_user_name()
     path = database_path(uri)
     if uri.startswith("sqlite:///") and not path.exists():
         (paths.main_checkout() / "runs").mkdir(exist_ok=True)
