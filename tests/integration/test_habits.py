@@ -235,6 +235,13 @@ def test_the_changelog_is_kept_in_its_format() -> None:
         assert named == [kind for kind in kinds if kind in named]
 
 
+def test_make_says_what_a_folder_without_git_needs(tmp_path: Path) -> None:
+    shutil.copyfile(CHECKOUT / "Makefile", tmp_path / "Makefile")
+    assert "this folder is none. Type: git init && make repro\n" in run(tmp_path, "make", "repro", ok=False)
+    run(tmp_path, "git", "init", "-q")
+    run(tmp_path, "make", "repository")
+
+
 def test_make_works_in_a_path_with_a_space(tmp_path: Path) -> None:
     """Two words would be two targets: `make clean` removed `thesis/.venv` beside `thesis final`."""
     for name in ("thesis", "thesis final"):
