@@ -111,3 +111,17 @@ def test_a_pipe_gets_plain_lines(project: Path) -> None:
     wanted = ("4,050 images ÷ 100 a batch = 41 iterations an epoch", "2 epochs × 41 iterations = 82 updates")
     for arithmetic in wanted:
         assert any(line.startswith("plan     " + arithmetic) for line in lines), printed
+
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def test_a_locale_without_utf8_reads_umlauts_and_prints_what_it_lacks_as_escapes(tmp_path: Path) -> None:
+    project = live.with_split(live.project(tmp_path))
+    for name in ("params.yaml", "conf/config.yaml", "conf/model/mlp.yaml"):
+        text = (project / name).read_text(encoding="utf-8")
+        (project / name).write_text(f"# Prüfung: 10 ÷ 2\n{text}", encoding="utf-8")
+    printed = live.run(project, "train", *TRAIN, "train.epochs=1", **ASCII)
+    assert r"4,050 images \xf7 100 a batch" in printed and printed.isascii()
+    code = "from bestepoch.cli.process import configure_process as c; c(); print('2 × 2')"
+    assert live.python(code, **ASCII) == "2 \\xd7 2\n"

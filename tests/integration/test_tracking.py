@@ -165,7 +165,7 @@ def test_parameters_and_the_config_artifact_are_the_resolved_configuration(train
     }
     assert {key: params.get(key) for key in wanted} == wanted
     path = trained.client.download_artifacts(trained.run.info.run_id, "config.yaml", str(tmp_path))
-    stored = yaml.safe_load(Path(path).read_text())
+    stored = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     settings = compose.load_config([*TRAIN], False)[1]
     assert stored == settings.training()
     named = {key.removesuffix(".name") if key != "device.name" else key: v for key, v in leaves(stored).items()}

@@ -6,6 +6,7 @@ import atexit
 import functools
 import gc
 import getpass
+import io
 import logging
 import os
 import shutil
@@ -36,10 +37,18 @@ class _CurrentStderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
 def configure_process() -> None:
     """Configure the process once, even if it runs many jobs of a sweep."""
     ensure_user()
+    _print_every_character()
     gc.set_threshold(GC_THRESHOLD)
     # Python collects twice more at exit, half a second with PyTorch loaded; frozen objects are skipped.
     atexit.register(gc.freeze)
     _log_to_terminal()
+
+
+def _print_every_character() -> None:
+    """Write what the terminal's encoding lacks, such as × and ÷, as an escape where Python would raise."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def ensure_user() -> None:

@@ -191,7 +191,7 @@ def _first_value(row: Row) -> float:
 
 def write_table(path: Path, columns: list[str], rows: list[list[Any]]) -> None:
     """Write a CSV file with a header line."""
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
