@@ -123,5 +123,5 @@ def test_a_locale_without_utf8_reads_umlauts_and_prints_what_it_lacks_as_escapes
         (project / name).write_text(f"# Prüfung: 10 ÷ 2\n{text}", encoding="utf-8")
     printed = live.run(project, "train", *TRAIN, "train.epochs=1", **ASCII)
     assert r"4,050 images \xf7 100 a batch" in printed and printed.isascii()
-    code = "from bestepoch.cli.process import configure_process as c; c(); print('2 × 2')"
+    code = "from bestepoch.cli.process import configure_process as c; c(); print('2', chr(215), '2')"
     assert live.python(code, **ASCII) == "2 \\xd7 2\n"
