@@ -6,6 +6,7 @@ import logging
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
@@ -31,6 +32,7 @@ logging.getLogger(MLFLOW_DATABASE_LOGGER).setLevel(logging.CRITICAL)
 
 def store_uri() -> str:
     """Return ``MLFLOW_TRACKING_URI``, or ``mlflow.db`` in the main checkout; SQLite paths are absolute."""
+    move_server_password()
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not uri:
         return f"sqlite:///{paths.main_checkout() / 'mlflow.db'}"
@@ -40,6 +42,22 @@ def store_uri() -> str:
         base = paths.main_checkout() if paths.main_checkout() != paths.project_root() else Path.cwd()
         return f"{prefix}{base / uri[len(prefix) :]}"
     return uri
+
+
+def move_server_password() -> None:
+    """Move the name and the password of a server's address into the variables from which MLflow takes them as well.
+
+    MLflow prints the address, in its links and its errors.
+    """
+    parts = urlsplit(os.environ.get("MLFLOW_TRACKING_URI", "").strip())
+    credentials, at, host = parts.netloc.rpartition("@")
+    if at and parts.scheme in ("http", "https"):
+        name, _, password = credentials.partition(":")
+        os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"] = (
+            unquote(name),
+            unquote(password),
+        )
+        os.environ["MLFLOW_TRACKING_URI"] = parts._replace(netloc=host).geturl()
 
 
 def database_path(uri: str) -> Path:
