@@ -30,6 +30,10 @@ $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	@touch $@
 
 repro: repository install  ## fetch, split, train, evaluate: whatever is out of date
+	@test ! -e .dvc/tmp/rwlock || python -m json.tool .dvc/tmp/rwlock > /dev/null 2>&1 || \
+		{ echo "DVC's .dvc/tmp/rwlock is damaged, as by a kill. Where no dvc runs, type: rm -r .dvc/tmp/rwlock"; exit 1; }
+	@test ! -d .dvc/tmp/lock || \
+		{ echo "DVC's .dvc/tmp/lock must be a file and is a folder. Where no dvc runs, type: rm -r .dvc/tmp/lock"; exit 1; }
 	dvc repro
 
 repository:  # which a ZIP file of the project has not; DVC itself does not say what to type
