@@ -98,7 +98,7 @@ def check(folder: Path, iterations: int) -> None:
 def machine(device: str = "cpu") -> dict[str, Any]:
     """What the figures depend on besides the code."""
     cpuinfo = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
+    names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text(encoding="utf-8")) if cpuinfo.exists() else []
     packages = [name for name in ("torch", "mlflow", "tensorboard", "lightning") if util.find_spec(name)]
     return {
         "cores": os.cpu_count(),
@@ -119,4 +119,4 @@ def _gpu() -> str:
 def write(path: Path, results: dict[str, Any]) -> None:
     """As JSON that git can compare."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -76,7 +76,7 @@ def record(iterations: int, rate: int) -> None:
     run.info.update(status="finished", ended=time.time())
     tracker.close("finished")
     run.close()
-    Path("windows.json").write_text(json.dumps(windows))
+    Path("windows.json").write_text(json.dumps(windows), encoding="utf-8")
 
 
 def watch(process: subprocess.Popen[bytes], folder: Path) -> Any:

@@ -482,7 +482,7 @@ def alone(what: str, place: Path) -> None:
 
         read_columns(place)
     # not resource.getrusage, which begins with the peak of the process that started this one
-    print(1024 * int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]))
+    print(1024 * int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))[0]))
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def free_port() -> int:
 @contextlib.contextmanager
 def serving(command: list[str], where: Path, env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A server with all its processes."""
-    with log.open("w") as out:
+    with log.open("w", encoding="utf-8") as out:
         server = subprocess.Popen(
             command, cwd=where, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -77,7 +77,7 @@ def until_it_answers(server: subprocess.Popen[bytes], url: str, log: Path) -> No
             urllib.request.urlopen(url, timeout=2).close()
             return
         time.sleep(0.1)
-    raise AssertionError(log.read_text())
+    raise AssertionError(log.read_text(encoding="utf-8"))
 
 
 @contextlib.contextmanager

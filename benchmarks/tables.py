@@ -439,7 +439,7 @@ def sums(results: dict[str, Any]) -> str:
 
 def replaced(page: Path, text: str | None = None) -> str:
     """A page, or ``text`` in its place, with its tables between their markers. Raises ValueError without them."""
-    text = page.read_text() if text is None else text
+    text = page.read_text(encoding="utf-8") if text is None else text
     for name, (source, table) in PAGES[page].items():
         block = re.compile(rf"(<!-- bench:{name} -->\n).*?(<!-- /bench -->)", re.DOTALL)
         made = table(json.loads((HERE / "results" / f"{source}.json").read_text()))

@@ -25,7 +25,9 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 # and in the precision that every processor has
 SAMPLE = ("data=mnist_sample", "device.name=cpu", "device.threads=1", "device.precision=float32")
 CPUINFO = Path("/proc/cpuinfo")
-MULTIPLIES_BFLOAT16 = CPUINFO.exists() and bool({"amx_bf16", "avx512_bf16"} & set(CPUINFO.read_text().split()))
+MULTIPLIES_BFLOAT16 = CPUINFO.exists() and bool(
+    {"amx_bf16", "avx512_bf16"} & set(CPUINFO.read_text(encoding="utf-8").split())
+)
 PER_ITERATION = {"train/loss", "lr", "train/grad_norm"}
 PER_EPOCH = {"val/loss", "val/accuracy", "train/epoch_loss", "train/eval_loss", "train/eval_accuracy"}
 # nobody is asked to sign a test's commit, and nobody's hooks run; what else is set stays, such as safe.directory
@@ -290,7 +292,7 @@ def only_run(folder: Path) -> Path:
 
 def table(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file as they are written."""
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 

@@ -57,9 +57,9 @@ def run(folder: Path, *command: str, ok: bool = True, mirror: str | None = None)
 
 
 def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert old in text
-    path.write_text(text.replace(old, new, 1))
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
 def trainings(folder: Path) -> list[Run]:

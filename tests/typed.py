@@ -11,9 +11,9 @@ MENUS = ("data", "model", "optimizer", "scheduler", "augment", "stopping")
 
 
 def change(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert text.count(old) == 1, f"{old!r} is {text.count(old)} times in {path.name}"
-    path.write_text(text.replace(old, new))
+    path.write_text(text.replace(old, new), encoding="utf-8")
 
 
 def said(text: str, *parts: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import urllib.parse
@@ -38,10 +39,13 @@ def main(arguments: list[str]) -> None:
     links = [f"{name:<16} {base_url}/{view_link(experiment_id, *view)}" for name, view in views.items()]
     if uri.startswith("http"):
         raise UsageError("MLFLOW_TRACKING_URI is a server with its own UI. Open\n" + "\n".join(links))
-    links += [f"{'TensorBoard':<16} http://127.0.0.1:{board_port}/{CURVES}", f"{'store':<16} {uri}", "Ctrl-C ends it."]
+    links += [f"{'TensorBoard':<16} http://127.0.0.1:{board_port}/{CURVES}"]
+    links += [f"{'store':<16} {redact_credentials(uri)}", "Ctrl-C ends it."]
     host = ["--host", "127.0.0.1", "--port"]
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # every user of the machine sees command lines, with their passwords
+    store = ["--backend-store-uri", uri] if uri == redact_credentials(uri) else []
     with (
-        run_server("mlflow", "server", "--backend-store-uri", uri, "--workers", "1", *host, port) as mlflow,
+        run_server("mlflow", "server", *store, "--workers", "1", *host, port) as mlflow,
         run_server("tensorboard.main", "--logdir", str(main_checkout() / "runs"), *host, board_port) as board,
         contextlib.suppress(KeyboardInterrupt),
     ):

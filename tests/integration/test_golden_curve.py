@@ -35,7 +35,7 @@ FIXED = (
 def machine() -> dict[str, str]:
     """What the last digits of a loss depend on."""
     cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
     found = dict(re.findall(r"^(model name|cpu family|model|stepping)\s*: (.+)$", text, re.MULTILINE))
     capability = torch.backends.cpu.get_cpu_capability()
     return {"processor": platform.processor(), **found, "capability": capability, "torch": torch.__version__}

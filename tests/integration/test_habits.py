@@ -235,6 +235,29 @@ def test_the_changelog_is_kept_in_its_format() -> None:
         assert named == [kind for kind in kinds if kind in named]
 
 
+def test_make_says_what_a_folder_without_git_needs(tmp_path: Path) -> None:
+    shutil.copyfile(CHECKOUT / "Makefile", tmp_path / "Makefile")
+    assert "this folder is none. Type: git init && make repro\n" in run(tmp_path, "make", "repro", ok=False)
+    run(tmp_path, "git", "init", "-q")
+    run(tmp_path, "make", "repository")
+
+
+@pytest.mark.parametrize("name", ["rwlock", "lock"])
+def test_make_says_what_a_damaged_lock_of_dvc_needs(name: str, tmp_path: Path) -> None:
+    shutil.copyfile(CHECKOUT / "Makefile", tmp_path / "Makefile")
+    for folder in (".git", ".venv", f".dvc/tmp/{name}"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("requirements.txt", "pyproject.toml", ".venv/.installed"):
+        (tmp_path / file).touch()
+    says = f"Where no dvc runs, type: rm -r .dvc/tmp/{name}\n"
+    assert says in run(tmp_path, "make", "repro", ok=False)
+    (tmp_path / ".dvc/tmp" / name).rmdir()
+    (tmp_path / ".dvc/tmp/rwlock").write_text('{"read": {}', encoding="utf-8")  # cut off
+    assert "type: rm -r .dvc/tmp/rwlock\n" in run(tmp_path, "make", "repro", ok=False)
+    (tmp_path / ".dvc/tmp/rwlock").write_text("{}", encoding="utf-8")
+    assert "Where no dvc runs" not in run(tmp_path, "make", "repro", ok=False)  # DVC goes on, and finds no project
+
+
 def test_make_works_in_a_path_with_a_space(tmp_path: Path) -> None:
     """Two words would be two targets: `make clean` removed `thesis/.venv` beside `thesis final`."""
     for name in ("thesis", "thesis final"):

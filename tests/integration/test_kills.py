@@ -459,5 +459,5 @@ def test_killed_at_random_moments_nothing_is_lost(
 def write_down(path: Path, way: str, table: dict[str, Any]) -> None:
     """What was killed in one way, beside what the other test found."""
     with FileLock(f"{path}.lock"):
-        known = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps({**known, way: table}, indent=2, sort_keys=True) + "\n")
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        path.write_text(json.dumps({**known, way: table}, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -309,7 +309,7 @@ def test_a_damaged_record_of_another_run_is_passed_over(
     caplog.set_level("WARNING", "bestepoch")
     for name, text in (("0", "{"), ("1", "[]"), ("2", '{"status": "finished"}')):
         Path(f"runs/{name}").mkdir()
-        Path(f"runs/{name}/run.json").write_text(text)
+        Path(f"runs/{name}/run.json").write_text(text, encoding="utf-8")
     run, old, _ = opened()
     assert run.resumed and run.folder == old
     for name in ("0", "1", "2"):

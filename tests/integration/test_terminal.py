@@ -122,3 +122,17 @@ def test_a_run_needs_nobody_who_reads_along(project: Path, end: str) -> None:
     subprocess.run(["bash", "-c", line], cwd=project, env=live.environment(project), timeout=180, check=True)
     (record,) = project.glob(f"runs/*-s{len(end)}-*/run.json")
     assert json.loads(record.read_text())["status"] == "finished"
+
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def test_a_locale_without_utf8_reads_umlauts_and_prints_what_it_lacks_as_escapes(tmp_path: Path) -> None:
+    project = live.with_split(live.project(tmp_path))
+    for name in ("params.yaml", "conf/config.yaml", "conf/model/mlp.yaml"):
+        text = (project / name).read_text(encoding="utf-8")
+        (project / name).write_text(f"# Prüfung: 10 ÷ 2\n{text}", encoding="utf-8")
+    printed = live.run(project, "train", *TRAIN, "train.epochs=1", **ASCII)
+    assert r"4,050 images \xf7 100 a batch" in printed and printed.isascii()
+    code = "from bestepoch.cli.process import configure_process as c; c(); print('2', chr(215), '2')"
+    assert live.python(code, **ASCII) == "2 \\xd7 2\n"

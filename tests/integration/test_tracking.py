@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import pwd
 import socket
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from mlflow import MlflowClient
 
 import live
 from bestepoch.base.config import compose
+from bestepoch.cli.process import ensure_user
 from bestepoch.components.schedules.learning_rate import learning_rate
 from bestepoch.components.schedules.plan import make_plan
 from bestepoch.runs.run import Run
@@ -29,7 +31,6 @@ from bestepoch.runs.tables import Row
 from bestepoch.tracking.mlflow import store
 from bestepoch.tracking.mlflow.evaluation import log_evaluation
 from bestepoch.tracking.mlflow.run import MlflowTracker
-from bestepoch.tracking.mlflow.store import ensure_user_name
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tracking")]  # one process, so one training for all tests
 
@@ -164,7 +165,7 @@ def test_parameters_and_the_config_artifact_are_the_resolved_configuration(train
     }
     assert {key: params.get(key) for key in wanted} == wanted
     path = trained.client.download_artifacts(trained.run.info.run_id, "config.yaml", str(tmp_path))
-    stored = yaml.safe_load(Path(path).read_text())
+    stored = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     settings = compose.load_config([*TRAIN], False)[1]
     assert stored == settings.training()
     named = {key.removesuffix(".name") if key != "device.name" else key: v for key, v in leaves(stored).items()}
@@ -568,11 +569,10 @@ def test_points_are_stored_when_they_are_confirmed_and_a_deleted_experiment_is_r
     assert live.mlflow_points(client, run.info.run_id) == live.journal_points(live.only_run(project))
 
 
-def test_a_user_without_a_name_gets_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nobody() -> str:
-        raise KeyError("getpwuid(): uid not found: 12345")
-
-    monkeypatch.setenv("LOGNAME", "")  # so that it is as before in the end
-    monkeypatch.setattr(getpass, "getuser", nobody)
-    ensure_user_name()
-    assert os.environ["LOGNAME"] == f"uid-{os.getuid()}"
+def test_a_user_without_a_name_and_a_home_gets_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # raises KeyError, as of a user without an entry
+    for key in ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME"):
+        monkeypatch.setenv(key, "")  # so that it is as before in the end
+        monkeypatch.delenv(key)
+    ensure_user()
+    assert getpass.getuser() == f"uid-{os.getuid()}" and Path.home().stat().st_mode & 0o777 == 0o700

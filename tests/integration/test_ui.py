@@ -14,6 +14,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 import live
 from bestepoch.base.errors import UsageError
@@ -116,3 +117,23 @@ def test_a_store_that_does_not_answer_is_named(tmp_path: Path) -> None:
     printed = live.run(live.project(tmp_path), "ui", code=2, MLFLOW_TRACKING_URI=nowhere)
     assert printed.startswith("bestepoch: http://") and " does not answer: " in printed
     assert "Traceback" not in printed and "secret" not in printed
+
+
+@pytest.mark.slow
+def test_the_password_in_a_servers_address_is_printed_by_nobody(tmp_path: Path) -> None:
+    project = live.with_split(live.project(tmp_path / "project"))
+    (tmp_path / "server").mkdir()
+    server = live.Server(tmp_path / "server")
+    server.start()
+    address = {"MLFLOW_TRACKING_URI": server.address.replace("://", "://someone:sesame%40@")}
+    try:
+        printed = live.run(
+            project, "train", *live.SAMPLE, "model=mlp", "model.hidden=[16]", "train.epochs=1", **address
+        )
+        printed += live.run(project, "evaluate", f"run={live.only_run(project)}", **address)
+        printed += live.run(project, "ui", code=2, **address)
+        runs = live.mlflow_runs(MlflowClient(server.address))
+    finally:
+        server.kill()
+    assert [run.info.status for run in runs] == ["FINISHED"]
+    assert "is a server with its own UI" in printed and "sesame" not in printed

@@ -111,7 +111,7 @@ def read_json(path: Path, made_by: str) -> Any:
         UsageError: the file is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{display_path(path)} is not there. Make it with: {made_by}") from None
     except ValueError as error:

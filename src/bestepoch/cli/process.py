@@ -1,13 +1,18 @@
-"""Configure standard streams, garbage collection and logging of a process."""
+"""Configure standard streams, garbage collection, logging and the user of a process."""
 
 from __future__ import annotations
 
 import atexit
 import functools
 import gc
+import getpass
+import io
 import logging
 import os
+import shutil
 import sys
+import tempfile
+from pathlib import Path
 
 from bestepoch.base.rank import read_rank
 from bestepoch.cli.console import highlight_label
@@ -32,6 +37,8 @@ class _CurrentStderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
 def configure_process() -> None:
     """Configure the process once, even if it runs many jobs of a sweep."""
     _open_closed_streams()
+    ensure_user()
+    _print_every_character()
     gc.set_threshold(GC_THRESHOLD)
     # Python collects twice more at exit, half a second with PyTorch loaded; frozen objects are skipped.
     atexit.register(gc.freeze)
@@ -47,6 +54,30 @@ def _open_closed_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is this one
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115, PTH123
+
+
+def _print_every_character() -> None:
+    """Write what the terminal's encoding lacks, such as × and ÷, as an escape where Python would raise."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def ensure_user() -> None:
+    """Give the process a user name and a home where the system has none for its user, as in a container.
+
+    MLflow asks for both, and the processes that this one starts inherit them.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = f"uid-{os.getuid()}"
+    try:
+        Path.home()
+    except RuntimeError:
+        # of this process alone: what others can write, such as /tmp itself, would give MLflow their settings
+        os.environ["HOME"] = tempfile.mkdtemp(prefix="bestepoch-home-")
+        atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
 
 
 def _log_to_terminal() -> None:

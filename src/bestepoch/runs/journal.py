@@ -160,7 +160,7 @@ def _open_table(path: Path, columns: Sequence[str], without: Collection[str]) ->
 
 
 def _append(path: Path, lines: list[str]) -> None:
-    with files.name_path_in_errors(path), path.open("a", newline="") as file:
+    with files.name_path_in_errors(path), path.open("a", encoding="utf-8", newline="") as file:
         file.write("".join(lines))
 
 

@@ -203,7 +203,7 @@ def read_key(path: Path, row: Row) -> int:
 
 def write_table(path: Path, columns: list[str], rows: list[list[Any]]) -> None:
     """Write a CSV file with a header line."""
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)

@@ -81,7 +81,7 @@ def _record_job(sweep: Sweep, overrides: list[str]) -> Iterator[tuple[Path, JobR
         # beside the run's folder, which may not exist yet
         path = sweep.folder / f"{name}.error.log"
         record.update(status="failed", error=prefix + first_line(error), traceback=display_path(path))
-        path.write_text(traceback.format_exc())
+        path.write_text(traceback.format_exc(), encoding="utf-8")
     finally:
         log.setLevel(level)
         sweep.jobs.write(key, record)

@@ -78,7 +78,7 @@ class JobRecords:
         """Read a record; mark a running job as killed if its process has died."""
         if path.stem in self._ended:
             return self._ended[path.stem]
-        record: JobRecord = json.loads(path.read_text())
+        record: JobRecord = json.loads(path.read_text(encoding="utf-8"))
         if record["status"] in ("finished", "failed"):
             self._ended[path.stem] = record
         if record["status"] == "running" and record["host"] == self.host and not shutdown.is_alive(record["process"]):

@@ -164,7 +164,7 @@ def _report_launcher_error(sweep: Sweep, error: Exception) -> None:
         log.error("bestepoch: %s", error)
         return
     path = sweep.folder / "launcher.error.log"
-    path.write_text("".join(traceback.format_exception(error)))
+    path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     log.error("bestepoch: The launcher gave up: %s", first_line(error))
     log.error("         %s", display_path(path))
     log.error("         The same command again goes on with what is not finished.")

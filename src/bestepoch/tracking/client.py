@@ -72,7 +72,8 @@ class TrackingWorker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
+            errors="replace",  # of what a library prints
             # Keep Ctrl-C away from the worker: training handles the signal and reports how the run ended.
             start_new_session=True,
         )

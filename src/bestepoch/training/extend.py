@@ -145,7 +145,7 @@ def _weights_name(row: Row) -> str:
 
 def _copy_rows(source: Path, target: Path, last: int) -> None:
     """Copy the header and the rows up to iteration ``last``."""
-    header, *lines = source.read_text().splitlines(keepends=True)
+    header, *lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
     column = header.strip().split(",").index("iteration")
     files.write_atomic(target, header + "".join(line for line in lines if int(line.split(",")[column]) <= last))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import live
 from bestepoch.base import files, git
 from bestepoch.base.errors import UsageError
 
@@ -55,6 +57,37 @@ def test_the_umask_is_respected(umask: int, mode: int, tmp_path: Path) -> None:
     assert (tmp_path / "a").stat().st_mode & 0o777 == mode
 
 
-def test_where_git_does_not_answer_nothing_is_said_of_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({"PATH": ""}, "there is no program git"),
+        # as git's own tests make a repository another user's
+        ({"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"}, "git config --global --add safe.directory "),
+        ({"GIT_DIR": "/nowhere"}, "git init && git add . && git commit -m start"),
+    ],
+    ids=["no git", "another user's", "no repository"],
+)
+def test_where_git_does_not_answer_nothing_is_said_of_changes(
+    environment: dict[str, str], reason: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for key, value in {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", **environment}.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.delenv("GIT_CONFIG_COUNT", raising=False)
+    monkeypatch.setattr(logging.getLogger("bestepoch"), "propagate", True)
+    git._warn_once.cache_clear()
+    for _ in range(2):
+        assert git.git_state() == {"commit": None, "dirty": None, "url": None}
+    (warning,) = caplog.messages
+    assert warning.startswith("warning: the run does not say which commit it is of: ") and reason in warning
+
+
+def test_a_repository_around_the_project_is_not_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "dvc.yaml").touch()
+    (tmp_path / "notes").touch()
+    live.git(tmp_path, "init", "-q")
+    live.git(tmp_path, "add", "notes")
+    live.git(tmp_path, "-c", "user.name=a", "-c", "user.email=a@localhost", "commit", "-q", "-m", "other things")
+    monkeypatch.chdir(project)
     assert git.git_state() == {"commit": None, "dirty": None, "url": None}

@@ -17,7 +17,7 @@ CONF = live.CHECKOUT / "conf"
 
 @pytest.mark.parametrize(("package", "name"), [("hydra-core", "Hydra"), ("mlflow", "MLflow"), ("torch", "PyTorch")])
 def test_the_docstrings_name_the_version_that_these_tests_name(package: str, name: str) -> None:
-    text = Path(private_api.__file__).read_text()
+    text = Path(private_api.__file__).read_text(encoding="utf-8")
     assert f"Checked against {name} {CHECKED[package]}" in text
     assert text.count(f"Checked against {name} ") == text.count(f"Checked against {name} {CHECKED[package]}")
 

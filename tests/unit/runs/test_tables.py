@@ -54,7 +54,7 @@ DAMAGE = {
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_a_damaged_line_is_named(path: Path, kind: str, reader: str) -> None:
     rows, reason = DAMAGE[kind]
-    path.write_text(HEADER + rows)
+    path.write_text(HEADER + rows, encoding="utf-8")
     with pytest.raises(UsageError) as error:
         READERS[reader](path)
     assert str(error.value) == f"runs/a-run/iterations.csv, {reason}. {REMEDY}"
@@ -63,7 +63,7 @@ def test_a_damaged_line_is_named(path: Path, kind: str, reader: str) -> None:
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("torn", ["2", "2,1,", "2,1,0.25", "2,x", "\0\0\0"])
 def test_a_last_line_without_its_end_is_passed_over(path: Path, torn: str, reader: str) -> None:
-    path.write_text(f"{HEADER}1,1,0.5\n{torn}")
+    path.write_text(f"{HEADER}1,1,0.5\n{torn}", encoding="utf-8")
     found = READERS[reader](path)
     if reader == "columns":
         found = [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
@@ -85,14 +85,14 @@ def test_a_last_line_without_its_end_is_passed_over(path: Path, torn: str, reade
     ],
 )
 def test_a_damaged_header_is_named(path: Path, header: str, reason: str, reader: str) -> None:
-    path.write_text(f"{header}1,1,0.5\n")
+    path.write_text(f"{header}1,1,0.5\n", encoding="utf-8")
     with pytest.raises(UsageError) as error:
         READERS[reader](path)
     assert str(error.value) == f"runs/a-run/iterations.csv, line 1: {reason}. {REMEDY}"
 
 
 def test_a_column_that_the_table_lacks_is_named_when_it_is_asked_for(path: Path) -> None:
-    path.write_text("iteration,lr\n1,0.5\n")
+    path.write_text("iteration,lr\n1,0.5\n", encoding="utf-8")
     for row in (read_rows(path)[0], pickle.loads(pickle.dumps(read_rows(path)[0])), read_columns(path)):
         assert row.get("train/loss") is None
         assert "train/loss" not in row
@@ -102,7 +102,7 @@ def test_a_column_that_the_table_lacks_is_named_when_it_is_asked_for(path: Path)
 
 
 def test_any_columns_are_read(path: Path) -> None:
-    path.write_text("a,train/grad norm,β\r\n1,nan,-inf\r\n")
+    path.write_text("a,train/grad norm,β\r\n1,nan,-inf\r\n", encoding="utf-8")
     [row] = read_rows(path)
     assert list(row) == list(read_columns(path)) == ["a", "train/grad norm", "β"]
     assert (row["a"], row["β"]) == (1, -math.inf) and math.isnan(row["train/grad norm"])
@@ -111,7 +111,7 @@ def test_any_columns_are_read(path: Path) -> None:
 def test_the_line_number_counts_from_the_beginning_wherever_reading_began(path: Path) -> None:
     rows = [f"{i},1,{i / 7!r}\n" for i in range(1, 10_001)]
     rows[9_990] = "9991,1,lost\n"
-    path.write_text(HEADER + "".join(rows))
+    path.write_text(HEADER + "".join(rows), encoding="utf-8")
     for read in (lambda: read_since(path, 9_000), lambda: read_rows(path)):
         with pytest.raises(UsageError, match=r"^runs/a-run/iterations\.csv, line 9992: 'lost' is no number"):
             read()
@@ -124,7 +124,7 @@ def test_the_line_number_counts_from_the_beginning_wherever_reading_began(path: 
 
 def test_a_table_that_is_not_there_has_no_rows(path: Path) -> None:
     assert read_rows(path) == CsvTail(path).read() == read_since(path, 0) == []
-    path.write_text("iteration,ep")  # the first line is being written
+    path.write_text("iteration,ep", encoding="utf-8")  # the first line is being written
     assert read_rows(path) == CsvTail(path).read() == []
     path.unlink()
     with pytest.raises(UsageError, match=r"^runs/a-run/iterations\.csv is not there\. Restore the file"):
@@ -133,5 +133,5 @@ def test_a_table_that_is_not_there_has_no_rows(path: Path) -> None:
 
 def test_no_row_is_left_out_of_a_long_table(path: Path) -> None:
     count = 1_000_003
-    path.write_text("iteration\n" + "".join(f"{i}\n" for i in range(1, count + 1)))
+    path.write_text("iteration\n" + "".join(f"{i}\n" for i in range(1, count + 1)), encoding="utf-8")
     assert len(read_rows(path)) == count

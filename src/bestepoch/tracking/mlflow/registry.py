@@ -106,6 +106,7 @@ def load_model_file(uri: str) -> dict[str, Any] | None:
     """
     import mlflow
 
+    make_client(store_uri())  # which lets the store follow a moved project
     mlflow.set_tracking_uri(store_uri())
     files = _get_or_none(lambda: mlflow.artifacts.list_artifacts(artifact_uri=f"{uri}/extra_files"))
     if not any(Path(file.path).name == "model.pt" for file in files or []):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import getpass
 import logging
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
 from bestepoch.base import errors, paths
 from bestepoch.base.private_api import MLFLOW_DATABASE_LOGGER
+from bestepoch.tracking.mlflow.moved import ARTIFACTS, follow_project
 from bestepoch.tracking.mlflow.views import create_default_views
 
 log = logging.getLogger("bestepoch")
@@ -29,16 +30,9 @@ for _variable, _value in {
 logging.getLogger(MLFLOW_DATABASE_LOGGER).setLevel(logging.CRITICAL)
 
 
-def ensure_user_name() -> None:
-    """Give the process a user name where the system has none for its user, as in a container: MLflow asks for it."""
-    try:
-        getpass.getuser()
-    except (KeyError, OSError):
-        os.environ["LOGNAME"] = f"uid-{os.getuid()}"
-
-
 def store_uri() -> str:
     """Return ``MLFLOW_TRACKING_URI``, or ``mlflow.db`` in the main checkout; SQLite paths are absolute."""
+    move_server_password()
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not uri:
         return f"sqlite:///{paths.main_checkout() / 'mlflow.db'}"
@@ -50,16 +44,31 @@ def store_uri() -> str:
     return uri
 
 
+def move_server_password() -> None:
+    """Move the name and the password of a server's address into the variables from which MLflow takes them as well.
+
+    MLflow prints the address, in its links and its errors.
+    """
+    parts = urlsplit(os.environ.get("MLFLOW_TRACKING_URI", "").strip())
+    credentials, at, host = parts.netloc.rpartition("@")
+    if at and parts.scheme in ("http", "https"):
+        name, _, password = credentials.partition(":")
+        os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"] = (
+            unquote(name),
+            unquote(password),
+        )
+        os.environ["MLFLOW_TRACKING_URI"] = parts._replace(netloc=host).geturl()
+
+
 def database_path(uri: str) -> Path:
     """Return the database file of a SQLite store."""
     return Path(uri.removeprefix("sqlite:///").partition("?")[0])
 
 
 def make_client(uri: str) -> Any:
-    """Return an MLflow client; create a SQLite store if it does not exist."""
+    """Return an MLflow client; create a SQLite store if it does not exist, and let it follow a moved project."""
     from mlflow import MlflowClient
 
-    ensure_user_name()
     path = database_path(uri)
     if uri.startswith("sqlite:///") and not path.exists():
         (paths.main_checkout() / "runs").mkdir(exist_ok=True)
@@ -70,6 +79,8 @@ def make_client(uri: str) -> Any:
                 staging_path.unlink(missing_ok=True)
                 MlflowClient(tracking_uri=f"sqlite:///{staging_path}")
                 staging_path.replace(path)
+    if uri.startswith("sqlite:///"):
+        follow_project(path, paths.main_checkout())
     return MlflowClient(tracking_uri=uri)
 
 
@@ -80,7 +91,7 @@ def ensure_experiment(mlflow: Any, uri: str, name: str) -> str:
     """
     experiment = mlflow.get_experiment_by_name(name)
     if experiment is None:
-        location = (paths.main_checkout() / "mlartifacts" / name).as_uri() if uri.startswith("sqlite:") else None
+        location = (paths.main_checkout() / ARTIFACTS / name).as_uri() if uri.startswith("sqlite:") else None
         try:
             mlflow.create_experiment(name, artifact_location=location)
         except Exception:

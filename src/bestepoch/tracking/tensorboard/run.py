@@ -43,7 +43,6 @@ class TensorBoardTracker:
     @staticmethod
     def load() -> None:
         """Import TensorBoard's reader and writer of event files."""
-        import tensorboard.backend.event_processing.event_file_loader
         import tensorboard.summary.writer.record_writer  # noqa: F401
 
     def open(self) -> None:
