@@ -173,14 +173,15 @@ def test_validation_is_of_the_plain_images_with_the_weights_after_the_epoch(watc
 def test_training_images_are_scored_as_they_are_like_those_of_validation(watched: Watched, sample: Split) -> None:
     images, labels = load_part(sample.folder, "train")
     count = sample.values["sizes"]["validation"]
-    index = evaluation_subset(watched.config.split.seed, count, len(images))
-    assert len(set(index.tolist())) == count
+    chosen = evaluation_subset(images, labels, count, watched.config.split.seed)
+    assert chosen is not None and len(chosen[0]) == len(chosen[1]) == count
+    assert len({image.numpy().tobytes() for image in chosen[0]}) > 0.99 * count, "each once"
     for row in watched.epochs:
         network = fresh("mlp", sample)
         network.load_state_dict(
             checkpoint.load(checkpoint.weights_path(watched.run.folder, int(row["epoch"])))["network"]
         )
-        scored = scoring.score_examples(inference.predict(network, images[index]), labels[index])
+        scored = scoring.score_examples(inference.predict(network, chosen[0]), chosen[1])
         assert row["train/eval_loss"] == pytest.approx(scored.loss, rel=1e-6)
         assert row["train/eval_accuracy"] == scored.accuracy
 

@@ -42,5 +42,5 @@ class CoreWatch:
 def seconds_in_queue() -> float | None:
     """Return how long the main thread has waited for a core since it began, or None where the system does not say."""
     with contextlib.suppress(OSError, ValueError, IndexError):
-        return int(SCHEDSTAT.read_text().split()[1]) / 1e9
+        return int(SCHEDSTAT.read_text(encoding="utf-8").split()[1]) / 1e9
     return None

@@ -78,7 +78,8 @@ class Trainer:
         context.control_flags = self._control_flags
         self.images, self.labels = load_cached(split, "train", device)
         self.validation = load_cached(split, "validation", device)
-        self.train_eval = self._train_eval_images()
+        count = len(self.validation[0]) if config.train.eval_images is None else config.train.eval_images
+        self.train_eval = evaluation_subset(self.images, self.labels, count, config.split.seed)
 
         torch.manual_seed(config.seed)
         values = split.values
@@ -212,15 +213,6 @@ class Trainer:
             self._save()
             if stop:
                 raise Interrupted(stop)
-
-    def _train_eval_images(self) -> tuple[Tensor, Tensor] | None:
-        """Return the training images that are scored after each epoch and their labels; the same ones for all seeds."""
-        count, total = self.config.train.eval_images, len(self.images)
-        count = min(len(self.validation[0]) if count is None else count, total)
-        if not count:
-            return None
-        index = evaluation_subset(self.config.split.seed, count, total).to(self.device)
-        return self.images[index], self.labels[index]
 
     def _score(self, images: Tensor, labels: Tensor) -> scoring.ExampleResults:
         """Score images as they are by the weights as they are, in evaluation mode."""

@@ -15,11 +15,20 @@ def epoch_permutation(seed: int, epoch: int, num_images: int) -> torch.Tensor:
     return torch.randperm(num_images, generator=make_generator(seed, epoch, 0))
 
 
-def evaluation_subset(seed: int, count: int, num_images: int) -> torch.Tensor:
-    """Return the training images that are scored after each epoch: indices, sorted, int64 ``(count,)``."""
+def evaluation_subset(
+    images: torch.Tensor, labels: torch.Tensor, count: int, seed: int
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Return ``count`` training images that are scored after each epoch and their labels, or None for a count of 0.
+
+    They are in the order of ``images``, and the same ones whatever the seed of the training. If there are fewer images
+    than ``count``, all of them are returned.
+    """
     import torch
 
-    return torch.randperm(num_images, generator=make_generator(seed, 0, 1))[:count].sort().values
+    if not count:
+        return None
+    index = torch.randperm(len(images), generator=make_generator(seed, 0, 1))[:count].sort().values.to(images.device)
+    return images[index], labels[index]
 
 
 def rank_seed(seed: int, rank: int) -> int:
