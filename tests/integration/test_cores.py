@@ -16,6 +16,7 @@ import torch
 import live
 from bestepoch.training import cores
 
+pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
 needs_linux = pytest.mark.skipif(not cores.SCHEDSTAT.exists(), reason="the system does not say how long a thread waits")
 
