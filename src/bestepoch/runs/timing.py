@@ -80,14 +80,8 @@ def peak_memory() -> int | None:
     """Return this process's peak resident size in bytes, or None where the system does not report it."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         # on Linux, getrusage(2) starts from the peak of the parent process
-        return (
-            int(
-                re.findall(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(encoding="utf-8"), re.MULTILINE)[
-                    0
-                ]
-            )
-            * 1024
-        )
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(re.findall(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)[0]) * 1024
     try:
         import resource
     except ImportError:
