@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 import subprocess
@@ -67,6 +68,8 @@ def test_a_moved_project_keeps_its_champion_and_its_artifacts(trained: Path, tmp
     assert f"moved    the project was in {before} before: " in printed and "one.png  " in printed
     assert addresses(moved) and all(address.startswith(f"{moved.as_uri()}/") for address in addresses(moved))
     assert not list(moved.glob("mlflow.db.*"))
+    records = [*moved.glob("runs/*/state/mlflow.json"), *moved.glob("runs/*/run.json")]
+    assert len(records) == 2 and all(json.dumps(live.store(moved)) in path.read_text() for path in records)
     assert "moved" not in live.run(moved, "predict", "one.png", CHAMPION)  # said once
     live.run(moved, "train", *TRAIN, "seed=1")
     live.run(moved, "evaluate", f"run={second_run(moved)}")

@@ -1,4 +1,4 @@
-"""Correct the addresses of artifacts in the project's own SQLite store after the project was moved or copied.
+"""Correct addresses in the project's own SQLite store, and those of the store, after the project was moved or copied.
 
 MLflow resolves every address when it stores it, so the store names the folder in which the project was at that time.
 Without the correction a moved project loses its artifacts, and a copied one writes into the original.
@@ -7,6 +7,7 @@ Without the correction a moved project loses its artifacts, and a copied one wri
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import sqlite3
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from filelock import FileLock
+
+from bestepoch.base.files import write_atomic
 
 log = logging.getLogger("bestepoch")
 
@@ -28,6 +31,8 @@ ADDRESSES = (
     ("model_versions", "source"),
 )
 """The columns of MLflow's tables that hold an address of artifacts."""
+RECORDS = ("**/state/mlflow.json", "**/run.json", "**/parent.json")
+"""The files below ``runs/`` that name the database in which a run or a sweep was logged."""
 
 
 def follow_project(database: Path, project: Path) -> None:
@@ -45,6 +50,7 @@ def follow_project(database: Path, project: Path) -> None:
     with FileLock(lock_file), _connect(database) as connection:
         for folder in _former_folders(connection, database, project):  # again: another process may have been faster
             count = _change_addresses(connection, database, folder, project)
+            _change_records(database, folder, project)
             log.info(
                 "moved    the project was in %s before: %d addresses in %s follow it", folder, count, database.name
             )
@@ -105,6 +111,17 @@ def _change_addresses(connection: sqlite3.Connection, database: Path, old: Path,
     connection.execute("COMMIT")
     backup.unlink(missing_ok=True)
     return count
+
+
+def _change_records(database: Path, old: Path, new: Path) -> None:
+    """Let the runs and sweeps of the project name its database where it is now, so that they find what they logged."""
+    before, after = (json.dumps(f"sqlite:///{folder / database.relative_to(new)}") for folder in (old, new))
+    for pattern in RECORDS:
+        for path in (new / "runs").glob(pattern):
+            with contextlib.suppress(OSError, ValueError):  # a damaged record is named by who needs it
+                text = path.read_text(encoding="utf-8")
+                if before in text:
+                    write_atomic(path, text.replace(before, after))
 
 
 def _exchange(address: str, old: Path, new: Path) -> str:
