@@ -302,7 +302,7 @@ def test_torchrun_asked_to_stop_saves_and_goes_on_with_the_same_bits(
     assert printed.count(told) == 1
     # one process is another run: it would not round as two do
     alone = live.run(copy, "train", *TRAIN, *UNTRACKED, "train.epochs=1")
-    assert "processes 2 → None" in alone and "(resumed)" not in alone
+    assert "(resumed)" not in alone
     shutil.rmtree(next(path.parent for path in copy.glob("runs/*/run.json") if path.parent != folder))
     assert f"going on after iteration {done} of {ITERATIONS}" in end_as_if_never_stopped(copy, uninterrupted(2), 2)
 
