@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help install dev repository repro check test bench lint format ui docs tensorboard lock clean
+.PHONY: help install dev .repository repro check test bench lint format ui docs tensorboard lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -29,14 +29,14 @@ $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	$(PIP) --no-compile -r requirements-dev.txt
 	@touch $@
 
-repro: repository install  ## fetch, split, train, evaluate: whatever is out of date
+repro: .repository install  ## fetch, split, train, evaluate: whatever is out of date
 	@test ! -e .dvc/tmp/rwlock || python -m json.tool .dvc/tmp/rwlock > /dev/null 2>&1 || \
 		{ echo "DVC's .dvc/tmp/rwlock is damaged, as by a kill. Where no dvc runs, type: rm -r .dvc/tmp/rwlock"; exit 1; }
 	@test ! -d .dvc/tmp/lock || \
 		{ echo "DVC's .dvc/tmp/lock must be a file and is a folder. Where no dvc runs, type: rm -r .dvc/tmp/lock"; exit 1; }
 	dvc repro
 
-repository:  # which a ZIP file of the project has not; DVC itself does not say what to type
+.repository:  # which a ZIP file of the project has not; DVC itself does not say what to type
 	@test -e .git || grep -qs 'no_scm = true' .dvc/config .dvc/config.local || \
 		{ echo "DVC needs a git repository, and this folder is none. Type: git init && make repro"; exit 1; }
 

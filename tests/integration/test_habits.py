@@ -239,7 +239,7 @@ def test_make_says_what_a_folder_without_git_needs(tmp_path: Path) -> None:
     shutil.copyfile(CHECKOUT / "Makefile", tmp_path / "Makefile")
     assert "this folder is none. Type: git init && make repro\n" in run(tmp_path, "make", "repro", ok=False)
     run(tmp_path, "git", "init", "-q")
-    run(tmp_path, "make", "repository")
+    run(tmp_path, "make", ".repository")
 
 
 @pytest.mark.parametrize("name", ["rwlock", "lock"])
