@@ -29,17 +29,13 @@ def main(arguments: list[str]) -> None:
         experiment_id = ensure_experiment(make_client(uri), uri, str(read_default("tracking.experiment")))
     except Exception as error:
         raise UsageError(f"{redact_credentials(uri)} does not answer: {failure_reason(error)}") from None
-    views = {
-        "best epochs": (BEST_EPOCHS, ""),
-        "learning curves": (LEARNING_CURVES, "CHART"),
-        "by setting": (BY_SETTING, ""),
-        "sweeps": (SWEEPS, ""),
-    }
+    views = {"best epochs": (BEST_EPOCHS, ""), "learning curves": (LEARNING_CURVES, "CHART")}
+    views |= {"by setting": (BY_SETTING, ""), "sweeps": (SWEEPS, "")}
     base_url = uri.rstrip("/") if uri.startswith("http") else f"http://127.0.0.1:{port}"
     links = [f"{name:<16} {base_url}/{view_link(experiment_id, *view)}" for name, view in views.items()]
     if uri.startswith("http"):
         raise UsageError("MLFLOW_TRACKING_URI is a server with its own UI. Open\n" + "\n".join(links))
-    links += [f"{'TensorBoard':<16} http://127.0.0.1:{board_port}/{CURVES}"]
+    links.append(f"{'TensorBoard':<16} http://127.0.0.1:{board_port}/{CURVES}")
     links += [f"{'store':<16} {redact_credentials(uri)}", "Ctrl-C ends it."]
     host = ["--host", "127.0.0.1", "--port"]
     os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # every user of the machine sees command lines, with their passwords

@@ -355,7 +355,7 @@ def test_epochs_that_are_given_as_well_are_left_alone(here: None) -> None:
         ("epochs: 6", "epochs: 0", ["train.epochs = 0 is not allowed: must be at least 1"]),
         ("epochs: 6", "epochs: null", ["train.epochs and train.iterations are both null"]),
         ("batch_size: 100", "batch_size: 1e2", ["train.batch_size = 100.0 is not allowed: must be a whole number"]),
-        ("label_smoothing: 0.1", "label_smoothing: 2", ["loss.label_smoothing = 2", "less than 1"]),
+        ("label_smoothing: 0.0", "label_smoothing: 2", ["loss.label_smoothing = 2", "less than 1"]),
         ("  seed: 0", "  seed: -1", ["split.seed = -1 is not allowed: must be at least 0"]),
         ("validation: 0.1", "validation: 1.5", ["split.validation = 1.5", "or a count of images (6000)"]),
         ("validation: 0.1", "validation: .inf", ["split.validation = inf", "or a count of images (6000)"]),
@@ -507,7 +507,7 @@ def validated(values: dict[str, object]) -> Config:
 def refuses_a_wrong_type_and_is_missed(good: dict[str, object], path: tuple[str, ...]) -> None:
     key = ".".join(path)
     tag = path[0] in MENUS and path[1:] in (("name",), ("kind",))
-    optional = path[:2] == ("data", "md5") or key == "data.fallback"
+    optional = path[:2] == ("data", "md5") or key in ("data.fallback", "data.class_names")
     expected = {
         "wrong": f"{key} = " if tag else f"{key} = {{'wrong': 1}} is not allowed: must be ",
         "missing": f"{key} is missing (in conf/",
